@@ -66,7 +66,7 @@ func NewScraper(cfg *config.Config, deps Deps, opts Options, old *Scraper) *Scra
 		d.Logger = deps.Logger.With("collector", name)
 		u := &unit{
 			name: name, local: isLocal(name), required: cfg.Required(name),
-			timeout: opts.Timeout, maxSeries: opts.MaxSeries, logger: d.Logger,
+			timeout: opts.Timeout, maxSeries: opts.MaxSeries, closeAfter: deps.Fleet, logger: d.Logger,
 			collector: newCollector(name, cfg, d),
 		}
 		if t := time.Duration(cfg.Section(name).Timeout); t > 0 {
@@ -135,11 +135,27 @@ func (s *Scraper) Retire(next *Scraper) {
 	}
 }
 
-// CloseConnections closes what the collectors keep open between scrapes.
-func (s *Scraper) CloseConnections() {
-	for _, u := range s.units {
-		u.close()
+// Last is what the last scrape found out about a collector.
+type Last struct {
+	Collector           string
+	Local, Required, Up bool
+	At                  time.Time // zero before the first scrape
+	Took                time.Duration
+	Series              int
+	Reason              Reason // "" for success
+	Err                 error
+}
+
+// Last returns what the last scrape found out about each collector.
+func (s *Scraper) Last() []Last {
+	all := make([]Last, len(s.units))
+	for i, u := range s.units {
+		u.mu.Lock()
+		all[i] = u.last
+		u.mu.Unlock()
+		all[i].Collector, all[i].Local, all[i].Required = u.name, u.local, u.required
 	}
+	return all
 }
 
 // Failed is one collector's failure in a scrape.
@@ -200,13 +216,15 @@ type unit struct {
 	local, required bool
 	timeout         time.Duration
 	maxSeries       int
+	closeAfter      bool // each run, see Deps.Fleet
 	logger          *slog.Logger
 	collector       Collector
 
 	mu      sync.Mutex
 	current *run
-	last    Reason // of the last scrape, "" for success
-	leftOut bool   // series were left out of the last scrape
+	version changes
+	last    Last
+	leftOut bool // series were left out of the last scrape
 }
 
 // run is one call of a collector's Update. Scrapes that come while it is in
@@ -280,6 +298,9 @@ func (u *unit) execute(r *run) {
 			r.mu.Lock()
 			r.err, r.elapsed = err, time.Since(r.started)
 			r.mu.Unlock()
+			if u.closeAfter { // before the next run can begin
+				u.closeCollector()
+			}
 			u.mu.Lock()
 			u.current = nil
 			u.mu.Unlock()
@@ -341,10 +362,13 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 			o.err = failf(ReasonTimeout, "no complete answer within %s", elapsed.Round(time.Millisecond))
 		}
 	}
-	known := false
+	known, version := false, ""
 	for _, s := range o.samples {
-		if s.desc == componentUp {
+		switch s.desc {
+		case componentUp:
 			known, o.up = true, s.value == 1
+		case componentInfo:
+			version = s.values[1]
 		}
 	}
 	if known && !o.up && o.err == nil {
@@ -359,6 +383,15 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 	var twice int
 	o.samples, twice = dedupe(o.samples)
 	series := len(o.samples)
+	if version != "" {
+		u.mu.Lock()
+		changed := u.version.observe("", version, time.Now())
+		u.mu.Unlock()
+		if !changed.IsZero() {
+			o.samples = append(o.samples, componentVersionChange.metric(float64(changed.Unix()), u.name).(*sample))
+			series++
+		}
+	}
 	send := func(d *Desc, v float64, labels ...string) {
 		o.samples = append(o.samples, d.metric(v, labels...).(*sample))
 	}
@@ -384,16 +417,18 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 			send(scrapeDropped, float64(d.n), u.name, d.reason)
 		}
 	}
-	u.log(o, elapsed, over, twice, invalid, bad)
+	u.conclude(o, elapsed, series, over, twice, invalid, bad)
 	return o
 }
 
-// log says when a collector begins to fail, fails differently, or is well
-// again. A failure that lasts is not repeated: the series show it.
-func (u *unit) log(o outcome, elapsed time.Duration, over, twice, invalid int, bad error) {
+// conclude remembers the outcome and logs when a collector begins to fail,
+// fails differently, or is well again. A failure that lasts is not repeated:
+// the series show it.
+func (u *unit) conclude(o outcome, elapsed time.Duration, series, over, twice, invalid int, bad error) {
 	u.mu.Lock()
-	before := u.last
-	u.last = o.reason
+	before := u.last.Reason
+	u.last = Last{Collector: u.name, Local: u.local, Required: u.required, Up: o.up, At: time.Now(),
+		Took: elapsed.Round(10 * time.Microsecond), Series: series, Reason: o.reason, Err: o.err}
 	leftOut := over+twice+invalid > 0
 	newlyLeftOut := leftOut && !u.leftOut
 	u.leftOut = leftOut
@@ -418,18 +453,20 @@ func (u *unit) log(o outcome, elapsed time.Duration, over, twice, invalid int, b
 
 // close releases the collector's connections once no run is in flight.
 func (u *unit) close() {
-	c, ok := u.collector.(interface{ Close() error })
-	if !ok {
-		return
-	}
 	u.mu.Lock()
 	r := u.current
 	u.mu.Unlock()
 	if r != nil {
 		<-r.done
 	}
-	if err := c.Close(); err != nil {
-		u.logger.Debug("Closing failed", "err", err)
+	u.closeCollector()
+}
+
+func (u *unit) closeCollector() {
+	if c, ok := u.collector.(interface{ Close() error }); ok {
+		if err := c.Close(); err != nil {
+			u.logger.Debug("Closing failed", "err", err)
+		}
 	}
 }
 

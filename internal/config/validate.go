@@ -75,8 +75,18 @@ func (d *decoder) validate() error {
 		if mc, _ := c.ModuleConfig(name); !slices.ContainsFunc(Sections, func(i Info) bool { return mc.Enabled(i.Name) }) {
 			d.errorf(key+".services", "name at least one service, such as engine: {}")
 		}
+		const own = "is on the exporter's own machine and no target; "
 		if m.Services.Docker.named && strings.HasPrefix(m.Services.Docker.Host, "unix:") {
-			d.errorf(key+".services.docker.host", "a unix socket is on the exporter's own machine; write tcp://HOST:PORT")
+			d.errorf(key+".services.docker.host", own+"write tcp://HOST:PORT")
+		}
+		if strings.HasPrefix(m.Services.Redis.Address, "/") {
+			d.errorf(key+".services.redis.address", own+"write HOST:PORT")
+		}
+		if strings.HasPrefix(m.Services.PostgreSQL.Host, "/") {
+			d.errorf(key+".services.postgresql.host", own+"write a host name")
+		}
+		if len(m.Services.Pipeline.Files) > 0 {
+			d.errorf(key+".services.pipeline.files", own+"keep urls")
 		}
 		if len(m.Allow) == 0 {
 			d.errorf(key+".allow", "name at least one anchored regular expression that targets must match, such as %q", `stack-\d+\.example\.com`)
