@@ -309,7 +309,10 @@ func httpFailures() []httpFailure {
 		{"login page", answer(200, "text/html", "<!DOCTYPE html><html>Sign in</html>"), false, ReasonParse},
 		{"too large", answer(200, "application/json", strings.Repeat(" ", maxMetricsBody+1)), false, ReasonTooLarge},
 		{"not HTTP", func(t testing.TB) string {
-			return "http://" + listen(t, func(c net.Conn) { fmt.Fprint(c, "-ERR unknown command\r\n") })
+			return "http://" + listen(t, func(c net.Conn) {
+				_, _ = c.Read(make([]byte, 1024))
+				fmt.Fprint(c, "-ERR unknown command\r\n")
+			})
 		}, false, ReasonProtocol},
 		{"closed at once", func(t testing.TB) string { return "http://" + listen(t, func(net.Conn) {}) }, false, ReasonProtocol},
 		{"closed in mid-answer", func(t testing.TB) string {
@@ -322,7 +325,7 @@ func httpFailures() []httpFailure {
 }
 
 // testHTTPFailures provokes each of httpFailures against a collector whose
-// section has a url; extra is more YAML for the section, such as "timeout: 1s".
+// section has a url, but for those named in skip.
 func testHTTPFailures(t *testing.T, name string, skip ...string) {
 	t.Helper()
 	for _, f := range httpFailures() {
@@ -331,8 +334,12 @@ func testHTTPFailures(t *testing.T, name string, skip ...string) {
 		}
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			s := scraper(t, only(t, name, fmt.Sprintf("{url: %q, timeout: 300ms}", f.url(t))))
-			expectFailureOf(t, s, name, f.up, f.reason, 2*time.Second)
+			timeout := 10 * time.Second
+			if f.reason == ReasonTimeout {
+				timeout = 300 * time.Millisecond
+			}
+			s := scraper(t, only(t, name, fmt.Sprintf("{url: %q, timeout: %s}", f.url(t), timeout)))
+			expectFailureOf(t, s, name, f.up, f.reason, 2*timeout)
 		})
 	}
 }

@@ -67,7 +67,7 @@ func NewScraper(cfg *config.Config, deps Deps, opts Options, old *Scraper) *Scra
 		u := &unit{
 			name: name, local: isLocal(name), required: cfg.Required(name),
 			timeout: opts.Timeout, maxSeries: opts.MaxSeries, closeAfter: deps.Fleet, logger: d.Logger,
-			collector: newCollector(name, cfg, d),
+			collector: newCollector(factories[name], cfg, d),
 		}
 		if t := time.Duration(cfg.Section(name).Timeout); t > 0 {
 			u.timeout = t
