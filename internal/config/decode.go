@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -69,6 +70,10 @@ func (d *decoder) check(n *yaml.Node, t reflect.Type, path string) {
 		t = t.Elem()
 	}
 	switch {
+	case n.Kind == yaml.ScalarNode && t == reflect.TypeFor[model.Duration]():
+		if _, err := model.ParseDuration(n.Value); err != nil { // the YAML library would not tell the line
+			d.errorf(path, "%q is no duration; write a number and a unit, such as 30s, 5m or 26h", n.Value)
+		}
 	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
 		fields := yamlFields(t)
 		for i := 0; i+1 < len(n.Content); i += 2 {
