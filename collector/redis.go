@@ -277,7 +277,7 @@ func (r *redis) Close() error {
 
 func (r *redis) drop() {
 	if r.link != nil {
-		r.link.client.Close()
+		r.link.close()
 		r.link = nil
 	}
 }
@@ -333,7 +333,7 @@ func (r *redis) ask(ctx context.Context) (*redisAnswer, error) {
 	}
 	a, err := link.ask(ctx, r.clustered)
 	if err != nil {
-		link.client.Close()
+		link.close()
 		return a.orFailure(ctx, link.greeting.explains(err))
 	}
 	r.link = link
@@ -398,6 +398,12 @@ func (r *redis) connect(ctx context.Context) (*redisLink, error) {
 	})
 	l.client.AddHook(l.greeting)
 	return l, nil
+}
+
+// close closes the client and, in case it never took it, the connection.
+func (l *redisLink) close() {
+	l.client.Close()
+	l.conn.Close()
 }
 
 // redisAnswer is the answer to the one round trip of a scrape.

@@ -441,12 +441,12 @@ func TestRedisLoading(t *testing.T) {
 	t.Parallel()
 	r := redisServer(t, localserver.RedisOptions{})
 	var fill []string
-	for i := range 2000 {
+	for i := range 5000 {
 		fill = append(fill, fmt.Sprintf("SET key:%d value:%d", i, i))
 	}
 	redisDo(t, r, append(fill, "SAVE")...)
 	r.Kill()
-	if err := r.Start(t.Context(), "key-load-delay 20000", "loading-process-events-interval-bytes 1024"); err != nil {
+	if err := r.Start(t.Context(), "key-load-delay 2000", "loading-process-events-interval-bytes 1024"); err != nil {
 		t.Fatal(err)
 	}
 	res := expectFailure(t, only(t, "redis", redisSection(r.Addr, "")), "redis", false, ReasonNotReady)
