@@ -669,6 +669,17 @@ func TestRedisUnixSocket(t *testing.T) {
 	expectFailure(t, only(t, "redis", redisSection(r.Socket, ", tls_config: {}")), "redis", false, ReasonConfig)
 }
 
+// A socket that we may not open says nothing about the server: unlike Redis'
+// own NOPERM it does not mean up.
+func TestRedisSocketForbidden(t *testing.T) {
+	t.Parallel()
+	deps := Deps{DialContext: func(_ context.Context, network, _ string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.EACCES)}
+	}}
+	s := scraperWith(t, only(t, "redis", redisSection("/run/redis/redis.sock", "")), deps, Options{})
+	expectFailureOf(t, s, "redis", false, ReasonPermission, 2*time.Second)
+}
+
 func TestRedisTLS(t *testing.T) {
 	t.Parallel()
 	srv := httptest.NewTLSServer(nil) // for its certificate, which is for 127.0.0.1
