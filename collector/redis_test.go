@@ -67,6 +67,13 @@ func redisDo(t testing.TB, r *localserver.Redis, commands ...string) []string {
 	return replies
 }
 
+// redisClose closes a scraper's collectors, which may be used again.
+func redisClose(s *Scraper) {
+	for _, u := range s.units {
+		u.close()
+	}
+}
+
 // redisAwait waits until ok holds.
 func redisAwait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -554,7 +561,7 @@ func TestRedisRestart(t *testing.T) {
 	if res := scrape(t, s); len(res.Failures) > 0 {
 		t.Fatalf("right after it came back: %v", res.Failures)
 	}
-	s.CloseConnections()
+	redisClose(s)
 	redisAwait(t, "no connection but ours", func() bool {
 		conn, err := net.Dial("unix", r.Socket)
 		if err != nil {
@@ -614,7 +621,7 @@ func TestRedisCancelled(t *testing.T) {
 	s := scraper(t, only(t, "redis", redisSection(hang(t), ", timeout: 1m")))
 	started := time.Now()
 	s.Scrape(context.Background(), 100*time.Millisecond, nil)
-	s.CloseConnections() // waits for the run
+	redisClose(s) // waits for the run
 	if d := time.Since(started); d > 5*time.Second {
 		t.Errorf("the run ended after %s", d)
 	}
