@@ -5,6 +5,7 @@ package collector
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -183,7 +184,7 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 // exchange sends a request and has read take what it needs of the answer's
 // body, which becomes the reply's.
 func (c *httpClient) exchange(ctx context.Context, method, path string, body []byte, read func(*http.Response) ([]byte, error)) (*reply, error) {
-	what := method + " " + strings.SplitN(path, "?", 2)[0]
+	what := method + " " + cmp.Or(strings.SplitN(path, "?", 2)[0], c.base.Path, "/")
 	started := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { started = time.Now() },
