@@ -378,7 +378,7 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 		o.reason = classify(o.err)
 	}
 	if !known {
-		o.up = o.err == nil || o.reason.meansUp()
+		o.up = o.err == nil || o.reason.MeansUp()
 	}
 	var twice int
 	o.samples, twice = dedupe(o.samples)
