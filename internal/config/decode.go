@@ -165,14 +165,15 @@ func (d *decoder) typeErrors(err error) error {
 
 // errorf reports a problem with the value of a key.
 func (d *decoder) errorf(key, format string, args ...any) {
-	where := d.file
+	var where strings.Builder
+	where.WriteString(d.file)
 	for p := key; p != ""; p = parent(p) { // a default has no line: its section has
 		if l, ok := d.lines[p]; ok {
-			where += ":" + strconv.Itoa(l)
+			where.WriteString(":" + strconv.Itoa(l))
 			break
 		}
 	}
-	d.errs = append(d.errs, fmt.Errorf("%s: %s: %s", where, key, fmt.Sprintf(format, args...)))
+	d.errs = append(d.errs, fmt.Errorf("%s: %s: %s", where.String(), key, fmt.Sprintf(format, args...)))
 }
 
 // markNamed notes which sections the file has.
@@ -210,14 +211,12 @@ func (m *Module) UnmarshalYAML(n *yaml.Node) error {
 
 func yamlFields(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
+		f := f
 		name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case strings.Contains(opts, "inline"):
-			for k, v := range yamlFields(f.Type) {
-				fields[k] = v
-			}
+			maps.Copy(fields, yamlFields(f.Type))
 		case name != "" && name != "-":
 			fields[name] = f.Type
 		}

@@ -35,7 +35,12 @@ func sections() [][2]string {
 
 func main() {
 	w := bufio.NewWriter(os.Stdout)
-	defer w.Flush()
+	defer func() {
+		if err := w.Flush(); err != nil {
+			fmt.Fprintln(os.Stderr, "writing the reference:", err)
+			os.Exit(1)
+		}
+	}()
 	fmt.Fprint(w, intro)
 	for _, s := range sections() {
 		fmt.Fprintf(w, "## %s\n\n| metric | type | labels | unit | what | source | absent |\n|---|---|---|---|---|---|---|\n", s[1])
