@@ -212,7 +212,6 @@ func (m *Module) UnmarshalYAML(n *yaml.Node) error {
 func yamlFields(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
 	for f := range t.Fields() {
-		f := f
 		name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case strings.Contains(opts, "inline"):
