@@ -221,8 +221,7 @@ func (c *httpClient) exchange(ctx context.Context, method, path string, body []b
 // transportFailure is the failure of a request that brought no whole answer.
 // The error of net/http repeats the URL; ours does not.
 func transportFailure(ctx context.Context, what string, err error) error {
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err
 	}
 	r := classify(err)

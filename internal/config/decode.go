@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -69,6 +70,10 @@ func (d *decoder) check(n *yaml.Node, t reflect.Type, path string) {
 		t = t.Elem()
 	}
 	switch {
+	case n.Kind == yaml.ScalarNode && t == reflect.TypeFor[model.Duration]():
+		if _, err := model.ParseDuration(n.Value); err != nil { // the YAML library would not tell the line
+			d.errorf(path, "%q is no duration; write a number and a unit, such as 30s, 5m or 26h", n.Value)
+		}
 	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
 		fields := yamlFields(t)
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -160,14 +165,15 @@ func (d *decoder) typeErrors(err error) error {
 
 // errorf reports a problem with the value of a key.
 func (d *decoder) errorf(key, format string, args ...any) {
-	where := d.file
+	var where strings.Builder
+	where.WriteString(d.file)
 	for p := key; p != ""; p = parent(p) { // a default has no line: its section has
 		if l, ok := d.lines[p]; ok {
-			where += ":" + strconv.Itoa(l)
+			where.WriteString(":" + strconv.Itoa(l))
 			break
 		}
 	}
-	d.errs = append(d.errs, fmt.Errorf("%s: %s: %s", where, key, fmt.Sprintf(format, args...)))
+	d.errs = append(d.errs, fmt.Errorf("%s: %s: %s", where.String(), key, fmt.Sprintf(format, args...)))
 }
 
 // markNamed notes which sections the file has.
@@ -205,14 +211,11 @@ func (m *Module) UnmarshalYAML(n *yaml.Node) error {
 
 func yamlFields(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
 		switch {
 		case strings.Contains(opts, "inline"):
-			for k, v := range yamlFields(f.Type) {
-				fields[k] = v
-			}
+			maps.Copy(fields, yamlFields(f.Type))
 		case name != "" && name != "-":
 			fields[name] = f.Type
 		}
