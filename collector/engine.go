@@ -114,6 +114,7 @@ func (e *engine) Update(ctx context.Context, ch chan<- prometheus.Metric) error 
 		})
 }
 
+// update asks for health, then for statistics, and sends what they say.
 func (e *engine) update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	var budget atomic.Int32
 	budget.Store(maxEngineRequests)
