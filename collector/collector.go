@@ -117,8 +117,8 @@ func parallel(parts ...func() error) error {
 
 // newCollector calls a factory and turns its failure into a collector that
 // says so on every scrape: one bad section does not silence the others.
-func newCollector(name string, cfg *config.Config, deps Deps) Collector {
-	c, err := factories[name](cfg, deps)
+func newCollector(f factory, cfg *config.Config, deps Deps) Collector {
+	c, err := f(cfg, deps)
 	if err != nil {
 		return broken{fmt.Errorf("setting up: %w", err)}
 	}

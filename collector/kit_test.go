@@ -6,9 +6,15 @@ package collector
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"flag"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -309,7 +315,10 @@ func httpFailures() []httpFailure {
 		{"login page", answer(200, "text/html", "<!DOCTYPE html><html>Sign in</html>"), false, ReasonParse},
 		{"too large", answer(200, "application/json", strings.Repeat(" ", maxMetricsBody+1)), false, ReasonTooLarge},
 		{"not HTTP", func(t testing.TB) string {
-			return "http://" + listen(t, func(c net.Conn) { fmt.Fprint(c, "-ERR unknown command\r\n") })
+			return "http://" + listen(t, func(c net.Conn) {
+				_, _ = c.Read(make([]byte, 1024))
+				fmt.Fprint(c, "-ERR unknown command\r\n")
+			})
 		}, false, ReasonProtocol},
 		{"closed at once", func(t testing.TB) string { return "http://" + listen(t, func(net.Conn) {}) }, false, ReasonProtocol},
 		{"closed in mid-answer", func(t testing.TB) string {
@@ -322,7 +331,7 @@ func httpFailures() []httpFailure {
 }
 
 // testHTTPFailures provokes each of httpFailures against a collector whose
-// section has a url; extra is more YAML for the section, such as "timeout: 1s".
+// section has a url, but for those named in skip.
 func testHTTPFailures(t *testing.T, name string, skip ...string) {
 	t.Helper()
 	for _, f := range httpFailures() {
@@ -331,8 +340,36 @@ func testHTTPFailures(t *testing.T, name string, skip ...string) {
 		}
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			s := scraper(t, only(t, name, fmt.Sprintf("{url: %q, timeout: 300ms}", f.url(t))))
-			expectFailureOf(t, s, name, f.up, f.reason, 2*time.Second)
+			timeout := 10 * time.Second
+			if f.reason == ReasonTimeout {
+				timeout = 300 * time.Millisecond
+			}
+			s := scraper(t, only(t, name, fmt.Sprintf("{url: %q, timeout: %s}", f.url(t), timeout)))
+			expectFailureOf(t, s, name, f.up, f.reason, 2*timeout)
 		})
+	}
+}
+
+// writeKeyPair writes a self-signed certificate for 127.0.0.1 and its key.
+func writeKeyPair(t testing.TB, certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rawKey, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: rawKey}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

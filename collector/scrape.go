@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
 )
@@ -66,8 +65,8 @@ func NewScraper(cfg *config.Config, deps Deps, opts Options, old *Scraper) *Scra
 		d.Logger = deps.Logger.With("collector", name)
 		u := &unit{
 			name: name, local: isLocal(name), required: cfg.Required(name),
-			timeout: opts.Timeout, maxSeries: opts.MaxSeries, logger: d.Logger,
-			collector: newCollector(name, cfg, d),
+			timeout: opts.Timeout, maxSeries: opts.MaxSeries, closeAfter: deps.Fleet, logger: d.Logger,
+			collector: newCollector(factories[name], cfg, d),
 		}
 		if t := time.Duration(cfg.Section(name).Timeout); t > 0 {
 			u.timeout = t
@@ -135,11 +134,27 @@ func (s *Scraper) Retire(next *Scraper) {
 	}
 }
 
-// CloseConnections closes what the collectors keep open between scrapes.
-func (s *Scraper) CloseConnections() {
-	for _, u := range s.units {
-		u.close()
+// Last is what the last scrape found out about a collector.
+type Last struct {
+	Collector           string
+	Local, Required, Up bool
+	At                  time.Time // zero before the first scrape
+	Took                time.Duration
+	Series              int
+	Reason              Reason // "" for success
+	Err                 error
+}
+
+// Last returns what the last scrape found out about each collector.
+func (s *Scraper) Last() []Last {
+	all := make([]Last, len(s.units))
+	for i, u := range s.units {
+		u.mu.Lock()
+		all[i] = u.last
+		u.mu.Unlock()
+		all[i].Collector, all[i].Local, all[i].Required = u.name, u.local, u.required
 	}
+	return all
 }
 
 // Failed is one collector's failure in a scrape.
@@ -200,13 +215,15 @@ type unit struct {
 	local, required bool
 	timeout         time.Duration
 	maxSeries       int
+	closeAfter      bool // each run, see Deps.Fleet
 	logger          *slog.Logger
 	collector       Collector
 
 	mu      sync.Mutex
 	current *run
-	last    Reason // of the last scrape, "" for success
-	leftOut bool   // series were left out of the last scrape
+	version changes
+	last    Last
+	leftOut bool // series were left out of the last scrape
 }
 
 // run is one call of a collector's Update. Scrapes that come while it is in
@@ -280,6 +297,9 @@ func (u *unit) execute(r *run) {
 			r.mu.Lock()
 			r.err, r.elapsed = err, time.Since(r.started)
 			r.mu.Unlock()
+			if u.closeAfter { // before the next run can begin
+				u.closeCollector()
+			}
 			u.mu.Lock()
 			u.current = nil
 			u.mu.Unlock()
@@ -341,10 +361,13 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 			o.err = failf(ReasonTimeout, "no complete answer within %s", elapsed.Round(time.Millisecond))
 		}
 	}
-	known := false
+	known, version := false, ""
 	for _, s := range o.samples {
-		if s.desc == componentUp {
+		switch s.desc {
+		case componentUp:
 			known, o.up = true, s.value == 1
+		case componentInfo:
+			version = s.values[1]
 		}
 	}
 	if known && !o.up && o.err == nil {
@@ -354,11 +377,20 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 		o.reason = classify(o.err)
 	}
 	if !known {
-		o.up = o.err == nil || o.reason.meansUp()
+		o.up = o.err == nil || o.reason.MeansUp()
 	}
 	var twice int
 	o.samples, twice = dedupe(o.samples)
 	series := len(o.samples)
+	if version != "" {
+		u.mu.Lock()
+		changed := u.version.observe("", version, time.Now())
+		u.mu.Unlock()
+		if !changed.IsZero() {
+			o.samples = append(o.samples, componentVersionChange.metric(float64(changed.Unix()), u.name).(*sample))
+			series++
+		}
+	}
 	send := func(d *Desc, v float64, labels ...string) {
 		o.samples = append(o.samples, d.metric(v, labels...).(*sample))
 	}
@@ -384,16 +416,18 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 			send(scrapeDropped, float64(d.n), u.name, d.reason)
 		}
 	}
-	u.log(o, elapsed, over, twice, invalid, bad)
+	u.conclude(o, elapsed, series, over, twice, invalid, bad)
 	return o
 }
 
-// log says when a collector begins to fail, fails differently, or is well
-// again. A failure that lasts is not repeated: the series show it.
-func (u *unit) log(o outcome, elapsed time.Duration, over, twice, invalid int, bad error) {
+// conclude remembers the outcome and logs when a collector begins to fail,
+// fails differently, or is well again. A failure that lasts is not repeated:
+// the series show it.
+func (u *unit) conclude(o outcome, elapsed time.Duration, series, over, twice, invalid int, bad error) {
 	u.mu.Lock()
-	before := u.last
-	u.last = o.reason
+	before := u.last.Reason
+	u.last = Last{Collector: u.name, Local: u.local, Required: u.required, Up: o.up, At: time.Now(),
+		Took: elapsed.Round(10 * time.Microsecond), Series: series, Reason: o.reason, Err: o.err}
 	leftOut := over+twice+invalid > 0
 	newlyLeftOut := leftOut && !u.leftOut
 	u.leftOut = leftOut
@@ -401,8 +435,7 @@ func (u *unit) log(o outcome, elapsed time.Duration, over, twice, invalid int, b
 	switch {
 	case o.reason != before && o.err != nil:
 		args := []any{"reason", o.reason, "err", o.err, "duration", elapsed}
-		var p *panicked
-		if errors.As(o.err, &p) {
+		if p, ok := errors.AsType[*panicked](o.err); ok {
 			args = append(args, "stack", string(p.stack))
 		}
 		u.logger.Warn("Collector fails", args...)
@@ -418,18 +451,20 @@ func (u *unit) log(o outcome, elapsed time.Duration, over, twice, invalid int, b
 
 // close releases the collector's connections once no run is in flight.
 func (u *unit) close() {
-	c, ok := u.collector.(interface{ Close() error })
-	if !ok {
-		return
-	}
 	u.mu.Lock()
 	r := u.current
 	u.mu.Unlock()
 	if r != nil {
 		<-r.done
 	}
-	if err := c.Close(); err != nil {
-		u.logger.Debug("Closing failed", "err", err)
+	u.closeCollector()
+}
+
+func (u *unit) closeCollector() {
+	if c, ok := u.collector.(interface{ Close() error }); ok {
+		if err := c.Close(); err != nil {
+			u.logger.Debug("Closing failed", "err", err)
+		}
 	}
 }
 
@@ -509,8 +544,8 @@ func MergeFamilies(a, b []*dto.MetricFamily) []*dto.MetricFamily {
 
 // plainGauge is a family of one gauge without labels, for names outside our prefix.
 func plainGauge(name, help string, v float64) *dto.MetricFamily {
-	return &dto.MetricFamily{Name: proto.String(name), Help: proto.String(help), Type: dto.MetricType_GAUGE.Enum(),
-		Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: proto.Float64(v)}}}}
+	return &dto.MetricFamily{Name: new(name), Help: new(help), Type: dto.MetricType_GAUGE.Enum(),
+		Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: new(v)}}}}
 }
 
 // waitFor reports whether the run came back in time.

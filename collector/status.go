@@ -24,6 +24,9 @@ var (
 	componentInfo = gauge("", "component_info",
 		"Version of the component; the value is 1", "its health or version endpoint", "component", "version").
 		absent("while the component does not answer or does not tell its version")
+	componentVersionChange = gauge("", "component_version_change_timestamp_seconds",
+		"Time at which the exporter saw the component's version change", "niodoo_component_info", "component").
+		absent("until the version has changed while the exporter was running")
 	componentTLSNotAfter = gauge("", "component_tls_not_after_timestamp_seconds",
 		"Time at which the certificate of the component's TLS endpoint expires; the chain's earliest", "TLS handshake", "component").
 		absent("where the endpoint does not speak TLS")

@@ -7,8 +7,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,7 +19,9 @@ import (
 	"strings"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
 )
 
 // MaxFileSize bounds the configuration file, in bytes.
@@ -391,6 +396,84 @@ func (c *Config) ModuleConfig(name string) (*Config, bool) {
 	return mc, true
 }
 
+// ForTarget returns a module's configuration with target in the place of the
+// host in every address. Ports and paths stay the module's.
+func (c *Config) ForTarget(module, target string) (*Config, error) {
+	mc, ok := c.ModuleConfig(module)
+	if !ok {
+		return nil, fmt.Errorf("there is no module %q", module)
+	}
+	var errs []error
+	inURL := func(raw string) string {
+		u, err := url.Parse(raw)
+		if err != nil {
+			errs = append(errs, err)
+			return raw
+		}
+		u.Host = hostPort(target, u.Port())
+		return u.String()
+	}
+	s := &mc.Services
+	for _, u := range []*string{&s.Engine.URL, &s.Ollama.URL, &s.VLLM.URL, &s.Qdrant.URL, &s.Prometheus.URL,
+		&s.Grafana.URL, &s.Alertmanager.URL, &s.Loki.URL, &s.Docker.Host} {
+		*u = inURL(*u)
+	}
+	s.Pipeline.URLs = slices.Clone(s.Pipeline.URLs)
+	for i, u := range s.Pipeline.URLs {
+		s.Pipeline.URLs[i] = inURL(u)
+	}
+	s.PostgreSQL.Host = target
+	if _, port, err := net.SplitHostPort(s.Redis.Address); err == nil {
+		s.Redis.Address = hostPort(target, port)
+	}
+	return mc, errors.Join(errs...)
+}
+
+// DescribeModule returns a module as YAML, for people: the services it names
+// and its allow-list. There are no secrets in it, only the names of files.
+func (c *Config) DescribeModule(name string) string {
+	m := c.Modules[name]
+	mc, _ := c.ModuleConfig(name)
+	services := map[string]any{}
+	for _, i := range Sections {
+		if s, whole := i.section(mc); s.named {
+			services[i.Name] = whole
+		}
+	}
+	out, err := yaml.Marshal(map[string]any{"services": services, "allow": m.Allow})
+	if err != nil {
+		return err.Error()
+	}
+	return string(out)
+}
+
+// CheckTLSFiles tries the certificates and keys that the configuration names.
+func (c *Config) CheckTLSFiles() error {
+	var errs []error
+	walkValues(reflect.ValueOf(c).Elem(), func(v reflect.Value) {
+		t, ok := reflect.TypeAssert[TLS](v)
+		if !ok {
+			return
+		}
+		_, err := promconfig.NewTLSConfig(&promconfig.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tls_config: %w", err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// hostPort joins a host, in brackets if it is an IPv6 address, and a port, if any.
+func hostPort(host, port string) string {
+	if port != "" {
+		return net.JoinHostPort(host, port)
+	}
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
 func info(name string) Info {
 	for _, i := range Sections {
 		if i.Name == name {
@@ -475,7 +558,7 @@ func Parse(file string, raw []byte) (*Config, error) {
 func (c *Config) SecretFiles() []string {
 	found := map[string]bool{}
 	walkValues(reflect.ValueOf(c).Elem(), func(v reflect.Value) {
-		if s, ok := v.Interface().(SecretFile); ok && s != "" {
+		if s, ok := reflect.TypeAssert[SecretFile](v); ok && s != "" {
 			found[string(s)] = true
 		}
 	})

@@ -75,8 +75,18 @@ func (d *decoder) validate() error {
 		if mc, _ := c.ModuleConfig(name); !slices.ContainsFunc(Sections, func(i Info) bool { return mc.Enabled(i.Name) }) {
 			d.errorf(key+".services", "name at least one service, such as engine: {}")
 		}
+		const own = "is on the exporter's own machine and no target; "
 		if m.Services.Docker.named && strings.HasPrefix(m.Services.Docker.Host, "unix:") {
-			d.errorf(key+".services.docker.host", "a unix socket is on the exporter's own machine; write tcp://HOST:PORT")
+			d.errorf(key+".services.docker.host", own+"write tcp://HOST:PORT")
+		}
+		if strings.HasPrefix(m.Services.Redis.Address, "/") {
+			d.errorf(key+".services.redis.address", own+"write HOST:PORT")
+		}
+		if strings.HasPrefix(m.Services.PostgreSQL.Host, "/") {
+			d.errorf(key+".services.postgresql.host", own+"write a host name")
+		}
+		if len(m.Services.Pipeline.Files) > 0 {
+			d.errorf(key+".services.pipeline.files", own+"keep urls")
 		}
 		if len(m.Allow) == 0 {
 			d.errorf(key+".allow", "name at least one anchored regular expression that targets must match, such as %q", `stack-\d+\.example\.com`)
@@ -261,7 +271,7 @@ func (d *decoder) fleet() {
 		}
 		for _, l := range slices.Sorted(maps.Keys(g.Labels)) {
 			switch {
-			case !model.LabelName(l).IsValidLegacy():
+			case !model.LegacyValidation.IsValidLabelName(l):
 				d.errorf(key+".labels", "%q is not a label name", l)
 			case strings.HasPrefix(l, "__"), l == "component":
 				d.errorf(key+".labels", "the label %q is taken; choose another name", l)
@@ -295,7 +305,8 @@ func ValidTarget(t string) error {
 		return nil
 	}
 	for _, r := range t {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_') {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (r < '0' || r > '9') && !strings.ContainsRune("-._", r) {
 			return errors.New("write a bare host name or IP address: the port, scheme and path come from the module")
 		}
 	}

@@ -1,0 +1,184 @@
+// Copyright The niodoo_exporter Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/niodoo/niodoo_exporter/collector"
+	"github.com/niodoo/niodoo_exporter/internal/config"
+)
+
+// server holds what the HTTP handlers share. The generation is swapped whole
+// by a reload; requests in flight keep the one they began with.
+type server struct {
+	opts    *options
+	logger  *slog.Logger
+	self    *collector.Self
+	process *prometheus.Registry
+	started time.Time
+
+	reloading sync.Mutex // one reload at a time
+
+	mu  sync.Mutex
+	now generation
+}
+
+// generation is one configuration and what was made from it.
+type generation struct {
+	cfg     *config.Config
+	scraper *collector.Scraper
+	fleet   *collector.Fleet
+}
+
+func newServer(o *options, cfg *config.Config, logger *slog.Logger) *server {
+	s := &server{opts: o, logger: logger, self: collector.NewSelf("metrics", "probe"), process: prometheus.NewRegistry(), started: time.Now()}
+	s.self.TLSNotAfter = (&ownCertificate{webConfig: *o.web.WebConfigFile}).notAfter
+	s.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.now = s.generation(cfg, nil)
+	s.self.Reloaded(time.Now(), checksum(o.configFile))
+	return s
+}
+
+func (s *server) generation(cfg *config.Config, old *collector.Scraper) generation {
+	deps := collector.Deps{Logger: s.logger}
+	opts := collector.Options{Timeout: s.opts.scrapeTimeout, MaxSeries: s.opts.maxSeries}
+	return generation{cfg: cfg, scraper: collector.NewScraper(cfg, deps, opts, old), fleet: collector.NewFleet(cfg, deps, opts)}
+}
+
+// current returns the generation in force with its scraper held; release it.
+func (s *server) current() generation {
+	for {
+		s.mu.Lock()
+		g := s.now
+		s.mu.Unlock()
+		if g.scraper.Hold() {
+			return g
+		}
+	}
+}
+
+// reload reads the configuration and swaps it in whole. If that fails the old
+// one stays, and the error says why.
+func (s *server) reload() error {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	sum := checksum(s.opts.configFile)
+	cfg, err := s.opts.load()
+	if err != nil {
+		s.self.ReloadFailed()
+		refuse(s.logger, "Reloading failed; the old configuration stays", err)
+		return err
+	}
+	s.mu.Lock()
+	old := s.now
+	s.now = s.generation(cfg, old.scraper)
+	next := s.now
+	s.mu.Unlock()
+	s.self.Reloaded(time.Now(), sum)
+	s.logger.Info("Reloaded the configuration", "file", s.opts.configFile, "collectors", strings.Join(next.scraper.Names(), ","))
+	go func() { // it waits for the scrapes of the old one
+		old.scraper.Retire(next.scraper)
+		old.fleet.Close()
+	}()
+	return nil
+}
+
+// close ends the collectors, for as long as ctx lets it wait.
+func (s *server) close(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.now.scraper.Retire(nil)
+		s.now.fleet.Close()
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// checksum returns the first 16 hex digits of a file's SHA-256, "" for none.
+func checksum(path string) string {
+	if path == "" {
+		return ""
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil || len(raw) > config.MaxFileSize {
+		return ""
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:8])
+}
+
+// routes are all paths the exporter answers. The health endpoints stay outside
+// the limits: a busy exporter is not a dead one.
+func (s *server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.limit("metrics", s.metrics))
+	mux.Handle("GET /probe", s.limit("probe", s.probe))
+	mux.HandleFunc("GET /sd", s.serviceDiscovery)
+	mux.HandleFunc("POST /-/reload", s.handleReload)
+	mux.HandleFunc("GET /-/healthy", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "niodoo_exporter is healthy.\n") })
+	mux.HandleFunc("GET /-/ready", func(w http.ResponseWriter, _ *http.Request) { writeText(w, "niodoo_exporter is ready.\n") })
+	mux.HandleFunc("GET /{$}", s.landing)
+	if s.opts.enablePprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
+	return mux
+}
+
+// limit answers 503 when --web.max-requests are in flight on the route. It
+// holds whatever the request's parameters are.
+func (s *server) limit(name string, h http.HandlerFunc) http.Handler {
+	if s.opts.maxRequests == 0 {
+		return h
+	}
+	slots := make(chan struct{}, s.opts.maxRequests)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			h(w, r)
+		default:
+			s.self.Rejected(name)
+			http.Error(w, "too many requests in flight; the limit is --web.max-requests", http.StatusServiceUnavailable)
+		}
+	})
+}
+
+func (s *server) handleReload(w http.ResponseWriter, _ *http.Request) {
+	if !s.opts.enableLifecycle {
+		http.Error(w, "reloading over HTTP is off; start with --web.enable-lifecycle or send SIGHUP", http.StatusForbidden)
+		return
+	}
+	if err := s.reload(); err != nil {
+		http.Error(w, "the configuration was not reloaded; the old one stays:\n"+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeText(w, "reloaded\n")
+}
+
+func writeText(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(text)) // a client that has gone needs no answer
+}
