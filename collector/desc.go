@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 )
 
 // maxLabelValue bounds a label's value, in bytes.
@@ -90,7 +89,7 @@ func newDesc(collector, name string, t dto.MetricType, help, source string, labe
 	d.sorted = make([]int, len(labels))
 	for i := range labels {
 		d.sorted[i] = i
-		d.names = append(d.names, proto.String(labels[i]))
+		d.names = append(d.names, new(labels[i]))
 	}
 	slices.SortFunc(d.sorted, func(a, b int) int { return cmp.Compare(labels[a], labels[b]) })
 	catalogue[name], byDesc[d.desc] = d, d

@@ -44,21 +44,61 @@ const (
 	ReasonOther              Reason = "other"
 )
 
-// Reasons lists the closed set.
-var Reasons = []Reason{
-	ReasonRefused, ReasonTimeout, ReasonDNS, ReasonTLS, ReasonAuth, ReasonHTTPStatus, ReasonProtocol, ReasonParse,
-	ReasonTooLarge, ReasonNotReady, ReasonUnhealthy, ReasonRateLimited, ReasonTooManyConnections, ReasonPermission,
-	ReasonNotFound, ReasonPanic, ReasonConfig, ReasonOther,
+// reasons is the closed set with what each tells someone on call, and whether
+// a component that turned us away for it showed by doing so that it is up.
+var reasons = []struct {
+	reason  Reason
+	up      bool
+	explain string
+}{
+	{ReasonRefused, false, "Nobody listens there: the service is stopped, or host or port are wrong"},
+	{ReasonTimeout, false, "No complete answer in time: the service hangs, is overloaded, or packets are dropped"},
+	{ReasonDNS, false, "The host name does not resolve"},
+	{ReasonTLS, false, "The TLS handshake failed or the certificate is not trusted; see tls_config"},
+	{ReasonAuth, true, "The service refused our credentials: a fault of our configuration, not of the service"},
+	{ReasonHTTPStatus, false, "The service answered with an HTTP status that means failure, or with a redirect"},
+	{ReasonProtocol, false, "The connection broke in mid-answer, or something else listens on that port"},
+	{ReasonParse, false, "The answer could not be read: a login page, another program, or a truncated document"},
+	{ReasonTooLarge, false, "The answer was larger than the limit"},
+	{ReasonNotReady, false, "The service is starting, stopping, loading or recovering"},
+	{ReasonUnhealthy, false, "The service says itself that it is not well"},
+	{ReasonRateLimited, true, "The service limits our requests"},
+	{ReasonTooManyConnections, true, "The service has no connection left for us, and probably none for others"},
+	{ReasonPermission, true, "We may log in but not look; see the README for the rights the monitoring role needs"},
+	{ReasonNotFound, false, "The path, file or program is not there"},
+	{ReasonPanic, false, "A bug in the collector: its stack is in the log"},
+	{ReasonConfig, false, "Our own configuration is wrong, such as an unreadable secret or an unknown database"},
+	{ReasonOther, false, "Anything else: the text is in the log"},
 }
 
-// meansUp reports whether a component that turned us away for this reason
+// Reasons lists the closed set.
+var Reasons = func() []Reason {
+	var all []Reason
+	for _, r := range reasons {
+		all = append(all, r.reason)
+	}
+	return all
+}()
+
+// MeansUp reports whether a component that turned us away for this reason
 // showed by doing so that it is up.
-func (r Reason) meansUp() bool {
-	switch r {
-	case ReasonAuth, ReasonPermission, ReasonRateLimited, ReasonTooManyConnections:
-		return true
+func (r Reason) MeansUp() bool {
+	for _, e := range reasons {
+		if e.reason == r {
+			return e.up
+		}
 	}
 	return false
+}
+
+// Explain returns what the reason tells someone on call.
+func (r Reason) Explain() string {
+	for _, e := range reasons {
+		if e.reason == r {
+			return e.explain
+		}
+	}
+	return ""
 }
 
 // Failure is an error with its reason.

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net"
 	"slices"
@@ -277,7 +278,7 @@ func (r *redis) Close() error {
 
 func (r *redis) drop() {
 	if r.link != nil {
-		r.link.client.Close()
+		r.link.close()
 		r.link = nil
 	}
 }
@@ -289,6 +290,9 @@ func (r *redis) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a, err := r.ask(ctx)
+	if errors.Is(err, fs.ErrPermission) { // the system has kept us from the socket, not Redis
+		status{}.send(ch, "redis")
+	}
 	if err != nil {
 		return err
 	}
@@ -298,7 +302,7 @@ func (r *redis) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	if pingErr == nil {
 		s.up, s.response = true, a.elapsed
 	} else {
-		s.up = classify(pingErr).meansUp()
+		s.up = classify(pingErr).MeansUp()
 	}
 	s.send(ch, "redis")
 	statErr := r.statistics(ctx, ch, a, info)
@@ -333,7 +337,7 @@ func (r *redis) ask(ctx context.Context) (*redisAnswer, error) {
 	}
 	a, err := link.ask(ctx, r.clustered)
 	if err != nil {
-		link.client.Close()
+		link.close()
 		return a.orFailure(ctx, link.greeting.explains(err))
 	}
 	r.link = link
@@ -400,6 +404,12 @@ func (r *redis) connect(ctx context.Context) (*redisLink, error) {
 	return l, nil
 }
 
+// close closes the client and, in case it never took it, the connection.
+func (l *redisLink) close() {
+	l.client.Close()
+	l.conn.Close()
+}
+
 // redisAnswer is the answer to the one round trip of a scrape.
 type redisAnswer struct {
 	// elapsed is the time of the round trip that carries PING. INFO and
@@ -431,6 +441,9 @@ func (l *redisLink) ask(ctx context.Context, clustered bool) (*redisAnswer, erro
 		return nil
 	})
 	a.elapsed = time.Since(l.started)
+	if l.conn.broken != nil {
+		return a, l.conn.broken
+	}
 	if !isRedisReply(err) {
 		return a, err
 	}
@@ -778,9 +791,10 @@ func (g *redisGreeting) explains(err error) error {
 // it has arrived, so the length that the peer announces must be looked at.
 type redisConn struct {
 	net.Conn
-	left int    // bytes that may still be read
-	skip int    // bytes of the string that is being read
-	line []byte // beginning of the line that is being read, as far as it matters
+	left   int    // bytes that may still be read
+	skip   int    // bytes of the string that is being read
+	line   []byte // beginning of the line that is being read, as far as it matters
+	broken error  // why no more is read; go-redis wraps and unwraps what Read returns
 }
 
 // allow sets how much may be read from now on.
@@ -788,51 +802,62 @@ func (c *redisConn) allow(n int) { c.left = n }
 
 // Read implements net.Conn.
 func (c *redisConn) Read(p []byte) (int, error) {
+	if c.broken != nil {
+		return 0, c.broken
+	}
 	n, err := c.Conn.Read(p)
+	good := c.scan(p[:n])
 	c.left -= n
-	if c.left < 0 || !c.scan(p[:n]) {
-		return 0, failf(ReasonTooLarge, "the answer is larger than %d bytes", maxAPIBody)
+	if good < n || c.left < 0 {
+		c.broken = failf(ReasonTooLarge, "the answer is larger than %d bytes or has more than %d elements", maxAPIBody, redisMaxElements)
+		return good, c.broken
 	}
 	return n, err
 }
 
-// scan follows the protocol through what was read and reports whether every
-// length announced is bearable.
-func (c *redisConn) scan(p []byte) bool {
-	for len(p) > 0 {
+// scan follows the protocol through what was read and returns how much of it
+// comes before a length that is not bearable.
+func (c *redisConn) scan(p []byte) int {
+	for i := 0; i < len(p); i++ {
 		if c.skip > 0 {
-			n := min(c.skip, len(p))
-			c.skip, p = c.skip-n, p[n:]
+			n := min(c.skip, len(p)-i)
+			c.skip -= n
+			i += n - 1
 			continue
 		}
-		b := p[0]
-		p = p[1:]
-		if b != '\n' {
-			if len(c.line) < 24 {
-				c.line = append(c.line, b)
+		if p[i] != '\n' {
+			if len(c.line) < redisMaxHeader {
+				c.line = append(c.line, p[i])
 			}
 			continue
 		}
 		line := strings.TrimRight(string(c.line), "\r")
 		c.line = c.line[:0]
-		if line == "" || !strings.ContainsRune("$*%~>|=!", rune(line[0])) {
+		if line == "" || !strings.ContainsRune(redisStrings+redisLists, rune(line[0])) {
 			continue
 		}
-		isString := strings.ContainsRune("$=!", rune(line[0]))
+		isString := strings.ContainsRune(redisStrings, rune(line[0]))
 		limit := redisMaxElements
 		if isString {
 			limit = maxAPIBody
 		}
 		n, err := strconv.Atoi(line[1:])
 		if errors.Is(err, strconv.ErrRange) || n > limit {
-			return false
+			return i
 		}
 		if err == nil && n >= 0 && isString {
 			c.skip = n + len("\r\n")
 		}
 	}
-	return true
+	return len(p)
 }
+
+// The first bytes of what has a length, and how much of such a line matters.
+const (
+	redisStrings   = "$=!"
+	redisLists     = "*%~>|"
+	redisMaxHeader = 24
+)
 
 // redisSilence takes go-redis' own log: every error also comes back to us.
 type redisSilence struct{}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
 )
@@ -378,7 +377,7 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 		o.reason = classify(o.err)
 	}
 	if !known {
-		o.up = o.err == nil || o.reason.meansUp()
+		o.up = o.err == nil || o.reason.MeansUp()
 	}
 	var twice int
 	o.samples, twice = dedupe(o.samples)
@@ -436,8 +435,7 @@ func (u *unit) conclude(o outcome, elapsed time.Duration, series, over, twice, i
 	switch {
 	case o.reason != before && o.err != nil:
 		args := []any{"reason", o.reason, "err", o.err, "duration", elapsed}
-		var p *panicked
-		if errors.As(o.err, &p) {
+		if p, ok := errors.AsType[*panicked](o.err); ok {
 			args = append(args, "stack", string(p.stack))
 		}
 		u.logger.Warn("Collector fails", args...)
@@ -546,8 +544,8 @@ func MergeFamilies(a, b []*dto.MetricFamily) []*dto.MetricFamily {
 
 // plainGauge is a family of one gauge without labels, for names outside our prefix.
 func plainGauge(name, help string, v float64) *dto.MetricFamily {
-	return &dto.MetricFamily{Name: proto.String(name), Help: proto.String(help), Type: dto.MetricType_GAUGE.Enum(),
-		Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: proto.Float64(v)}}}}
+	return &dto.MetricFamily{Name: new(name), Help: new(help), Type: dto.MetricType_GAUGE.Enum(),
+		Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: new(v)}}}}
 }
 
 // waitFor reports whether the run came back in time.

@@ -290,7 +290,7 @@ func TestDownWithoutReason(t *testing.T) {
 // and its text is never a label.
 func TestFailureIsLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
-	err := error(failf(ReasonAuth, "text of the error"))
+	err := failf(ReasonAuth, "text of the error")
 	u := testUnit("x", func(context.Context, chan<- prometheus.Metric) error { return err })
 	u.logger = slog.New(slog.NewTextHandler(&log, nil))
 	s := testScraper(u)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	// Registers the zstd encoding that promhttp then offers to scrapers.
 	_ "github.com/prometheus/client_golang/prometheus/promhttp/zstd"
 	dto "github.com/prometheus/client_model/go"

@@ -451,7 +451,7 @@ func (c *Config) DescribeModule(name string) string {
 func (c *Config) CheckTLSFiles() error {
 	var errs []error
 	walkValues(reflect.ValueOf(c).Elem(), func(v reflect.Value) {
-		t, ok := v.Interface().(TLS)
+		t, ok := reflect.TypeAssert[TLS](v)
 		if !ok {
 			return
 		}
@@ -558,7 +558,7 @@ func Parse(file string, raw []byte) (*Config, error) {
 func (c *Config) SecretFiles() []string {
 	found := map[string]bool{}
 	walkValues(reflect.ValueOf(c).Elem(), func(v reflect.Value) {
-		if s, ok := v.Interface().(SecretFile); ok && s != "" {
+		if s, ok := reflect.TypeAssert[SecretFile](v); ok && s != "" {
 			found[string(s)] = true
 		}
 	})

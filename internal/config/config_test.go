@@ -47,6 +47,9 @@ func TestDefaults(t *testing.T) {
 	if named.Enabled("redis") || named.Required("ollama") || !named.Enabled("ollama") {
 		t.Error("enabled and required are not obeyed")
 	}
+	if p := mustParse(t, "pipeline: {files: [/var/lib/niodoo/*.prom]}").Pipeline; len(p.URLs) != 0 || len(p.Files) != 1 {
+		t.Errorf("files alone leave the URLs %v", p.URLs)
+	}
 	if named.Grafana.URL != "http://localhost:3000" {
 		t.Error("a section without keys loses its defaults")
 	}
@@ -155,7 +158,7 @@ func TestModules(t *testing.T) {
 // Each mistake is reported with its place and the mend.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
-		{"redis:\n  adress: x", `niodoo.yml:2: redis.adress: unknown key; did you mean "address"?; valid here: address, enabled`},
+		{"redis:\n  addres: x", `niodoo.yml:2: redis.addres: unknown key; did you mean "address"?; valid here: address, enabled`},
 		{"rediss: {}", `niodoo.yml:1: rediss: unknown key; did you mean "redis"?`},
 		{"engine: {bearer_token_file: x}", "write authorization: {credentials_file: FILE}"},
 		{"engine: {tls: {}}", "write tls_config"},

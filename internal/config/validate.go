@@ -271,7 +271,7 @@ func (d *decoder) fleet() {
 		}
 		for _, l := range slices.Sorted(maps.Keys(g.Labels)) {
 			switch {
-			case !model.LabelName(l).IsValidLegacy():
+			case !model.LegacyValidation.IsValidLabelName(l):
 				d.errorf(key+".labels", "%q is not a label name", l)
 			case strings.HasPrefix(l, "__"), l == "component":
 				d.errorf(key+".labels", "the label %q is taken; choose another name", l)
@@ -305,7 +305,8 @@ func ValidTarget(t string) error {
 		return nil
 	}
 	for _, r := range t {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' || r == '_') {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (r < '0' || r > '9') && !strings.ContainsRune("-._", r) {
 			return errors.New("write a bare host name or IP address: the port, scheme and path come from the module")
 		}
 	}

@@ -1,0 +1,87 @@
+# niodoo_exporter. `make demo` shows it at work; `make test` proves it.
+
+SHELL        := /bin/bash
+GO           ?= go
+BIN          := bin
+TOOLS        := $(CURDIR)/.build/tools
+COMMANDS     := niodoo_exporter niodoo_sim
+
+VERSION      ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION     ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+BRANCH       ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null || echo unknown)
+VERSION_PKG  := github.com/prometheus/common/version
+# The same variables that .promu.yml sets.
+LDFLAGS      := -s -w \
+	-X $(VERSION_PKG).Version=$(VERSION) \
+	-X $(VERSION_PKG).Revision=$(REVISION) \
+	-X $(VERSION_PKG).Branch=$(BRANCH) \
+	-X $(VERSION_PKG).BuildUser=$(shell id -un)@$(shell uname -n) \
+	-X $(VERSION_PKG).BuildDate=$(shell date -u +%Y%m%d-%H:%M:%S)
+
+# Versions of the tools that tests and checks use.
+PROMETHEUS_VERSION   := v0.316.0
+ALERTMANAGER_VERSION := v0.31.0
+GOLANGCI_VERSION     := v2.15.0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: $(COMMANDS:%=$(BIN)/%) ## Build the commands into bin/.
+
+.PHONY: FORCE
+$(BIN)/%: FORCE
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+
+.PHONY: demo
+demo: build ## Run a simulated stack and the exporter that watches it, until Ctrl-C.
+	@$(BIN)/niodoo_sim demo --exporter=$(BIN)/niodoo_exporter $(DEMO_FLAGS)
+
+.PHONY: test
+test: test-deps tools ## Run all tests with the race detector; installs what they need.
+	PATH="$(TOOLS):$$PATH" $(GO) test -race -timeout 20m ./...
+
+.PHONY: test-deps
+test-deps: ## Install the servers that the tests run, where they are missing.
+	@scripts/test-deps
+
+.PHONY: tools
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus ## Build the tools that the tests use into .build/tools.
+
+# Without the tag, a service discovery's dependency would have to be there too.
+$(TOOLS)/prometheus $(TOOLS)/promtool:
+	@echo "Building $(notdir $@) $(PROMETHEUS_VERSION) (some minutes the first time)"
+	@GOBIN=$(TOOLS) $(GO) install -tags=remove_all_sd github.com/prometheus/prometheus/cmd/$(notdir $@)@$(PROMETHEUS_VERSION)
+
+$(TOOLS)/alertmanager $(TOOLS)/amtool:
+	@echo "Building $(notdir $@) $(ALERTMANAGER_VERSION)"
+	@GOBIN=$(TOOLS) $(GO) install github.com/prometheus/alertmanager/cmd/$(notdir $@)@$(ALERTMANAGER_VERSION)
+
+$(TOOLS)/golangci-lint:
+	@echo "Building golangci-lint $(GOLANGCI_VERSION) (some minutes the first time)"
+	@GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every file has its license header.
+	$(TOOLS)/golangci-lint run
+	$(GO) mod tidy -diff
+	@scripts/check-headers
+
+.PHONY: bench
+bench: ## Run the benchmarks, with allocations.
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: generate
+generate: ## Write the generated files.
+	$(GO) run ./internal/reference > collector/README.md
+
+.PHONY: check-generated
+check-generated: generate ## Fail if a generated file was not current.
+	git diff --exit-code -- collector/README.md
+
+.PHONY: clean
+clean: ## Remove what was built.
+	rm -rf $(BIN) .build
