@@ -61,7 +61,9 @@ func (s *service) start() error {
 	if err != nil {
 		return fmt.Errorf("starting the simulated %s: %w", s.name, err)
 	}
-	s.address = l.Addr().String()
+	if at := l.Addr().String(); at != s.address { // only at the first start: others read it
+		s.address = at
+	}
 	u := &run{served: make(chan struct{}), stopped: make(chan struct{})}
 	u.server = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
