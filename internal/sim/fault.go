@@ -423,3 +423,12 @@ func (st *Stack) flap(in *injection) {
 
 // invalidPercent is a ratio as a percentage, which no consumer may take for a ratio.
 func invalidPercent(ratio float64) float64 { return math.Round(ratio*10000) / 100 }
+
+// Catalogue lists the faults of a whole simulated stack.
+func Catalogue() []Fault {
+	var all []*service
+	for _, name := range []string{"engine", "pipeline", "ollama", "vllm", "qdrant", "prometheus", "grafana", "alertmanager", "loki", "docker"} {
+		all = append(all, &service{name: name})
+	}
+	return catalogue(all)
+}
