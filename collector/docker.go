@@ -518,14 +518,21 @@ func (d *docker) stats(ctx context.Context, ch chan<- prometheus.Metric, api doc
 	if found, err := d.ask(ctx, path, &v); !found || err != nil {
 		return err
 	}
-	if v.Read.Unix() <= 0 { // it has ended since: all zeros
-		return nil
+	v.report(ch, c.name)
+	return nil
+}
+
+// report sends a sample's values. A container that has ended since the list
+// has a sample of zeros, taken at no time.
+func (v dockerUsage) report(ch chan<- prometheus.Metric, container string) {
+	if v.Read.Unix() <= 0 {
+		return
 	}
-	dockerSend(ch, dockerCPU, v.CPU.Usage.Total, 1e-9, c.name)
-	dockerSend(ch, dockerThrottled, v.CPU.Throttling.Time, 1e-9, c.name)
-	dockerSend(ch, dockerMemory, v.memory(), 1, c.name)
+	dockerSend(ch, dockerCPU, v.CPU.Usage.Total, 1e-9, container)
+	dockerSend(ch, dockerThrottled, v.CPU.Throttling.Time, 1e-9, container)
+	dockerSend(ch, dockerMemory, v.memory(), 1, container)
 	if l := v.Memory.Limit; l != nil && *l > 0 && *l < dockerNoLimit {
-		dockerSend(ch, dockerMemoryLimit, l, 1, c.name)
+		dockerSend(ch, dockerMemoryLimit, l, 1, container)
 	}
 	var received, sent, read, written *float64
 	for _, n := range v.Networks {
@@ -539,12 +546,11 @@ func (d *docker) stats(ctx context.Context, ch chan<- prometheus.Metric, api doc
 			written = dockerAdd(written, &b.Value)
 		}
 	}
-	dockerSend(ch, dockerReceived, received, 1, c.name)
-	dockerSend(ch, dockerSent, sent, 1, c.name)
-	dockerSend(ch, dockerBlockRead, read, 1, c.name)
-	dockerSend(ch, dockerBlockWritten, written, 1, c.name)
-	dockerSend(ch, dockerPIDs, v.PIDs.Current, 1, c.name)
-	return nil
+	dockerSend(ch, dockerReceived, received, 1, container)
+	dockerSend(ch, dockerSent, sent, 1, container)
+	dockerSend(ch, dockerBlockRead, read, 1, container)
+	dockerSend(ch, dockerBlockWritten, written, 1, container)
+	dockerSend(ch, dockerPIDs, v.PIDs.Current, 1, container)
 }
 
 // memory is docker stats' own formula: usage without the inactive file pages.
