@@ -122,19 +122,19 @@ func dockerID(n int) string { return fmt.Sprintf("%064x", 0xaa86eacf0000+n) }
 
 // dockerListed is an element of the list as API 1.47 has it.
 func dockerListed(n int, name, state, statusText, image string) string {
-	return fmt.Sprintf(`{"Id":"%s","Names":["/%s"],"Image":"%s","ImageID":"sha256:7229%060d","Command":"docker-entrypoint.s…","Created":1739811096,`+
+	return fmt.Sprintf(`{"Id":"%s","Names":["/%s"],"Image":"%s","ImageID":"sha256:%x7229%059d","Command":"docker-entrypoint.s…","Created":1739811096,`+
 		`"Ports":[{"IP":"0.0.0.0","PrivatePort":5432,"PublicPort":5432,"Type":"tcp"}],"Labels":{"com.docker.compose.project":"niodoo","com.docker.compose.service":"%s"},`+
 		`"State":"%s","Status":"%s","HostConfig":{"NetworkMode":"niodoo_default"},"NetworkSettings":{"Networks":{}},"Mounts":[]}`,
-		dockerID(n), name, image, n, strings.Split(name, "-")[1], state, statusText)
+		dockerID(n), name, image, n, n, strings.Split(name, "-")[1], state, statusText)
 }
 
 // dockerInspected is the part of an inspection that differs between containers;
 // the environment must never be shown.
 func dockerInspected(n int, name, image, state string, restarts int) string {
 	return fmt.Sprintf(`{"Id":"%s","Created":"2026-08-16T11:59:58.000000001Z","Path":"docker-entrypoint.sh","Args":["postgres"],"State":%s,`+
-		`"Image":"sha256:7229%060d","ResolvConfPath":"","LogPath":"","Name":"/%s","RestartCount":%d,"Driver":"overlayfs","Platform":"linux",`+
+		`"Image":"sha256:%x7229%059d","ResolvConfPath":"","LogPath":"","Name":"/%s","RestartCount":%d,"Driver":"overlayfs","Platform":"linux",`+
 		`"HostConfig":{"Memory":0},"Mounts":[],"Config":{"Hostname":"aa86eacfb3b3","Env":["POSTGRES_PASSWORD=hunter2"],"Image":"%s","Labels":{}},"NetworkSettings":{}}`,
-		dockerID(n), state, n, name, restarts, image)
+		dockerID(n), state, n, n, name, restarts, image)
 }
 
 const (
@@ -276,8 +276,8 @@ func TestDockerFailures(t *testing.T) {
 	for _, f := range httpFailures() {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: 300ms}", f.url(t))))
-			expectFailureOf(t, s, "docker", f.up, f.reason, 2*time.Second)
+			s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: 1s}", f.url(t))))
+			expectFailureOf(t, s, "docker", f.up, f.reason, 5*time.Second)
 		})
 	}
 	t.Run("no socket", func(t *testing.T) {
