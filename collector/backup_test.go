@@ -234,7 +234,7 @@ func TestBackupDamagedManifest(t *testing.T) {
 	}
 }
 
-// unprivileged calls f on a thread whose file accesses are those of nobody,
+// backupUnprivileged calls f on a thread whose file accesses are those of nobody,
 // because root is refused nothing.
 func backupUnprivileged(t *testing.T, f func()) {
 	t.Helper()

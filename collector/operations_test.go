@@ -123,7 +123,7 @@ func TestOperationsFailures(t *testing.T) {
 	path := opstate.Path[opstate.Incidents]
 	for _, c := range []struct {
 		name    string
-		break_  func(dir string) (section string, err error)
+		spoil   func(dir string) (section string, err error)
 		reason  Reason
 		reports bool // the other documents
 	}{
@@ -141,7 +141,7 @@ func TestOperationsFailures(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir, err := c.break_(opsState(t))
+			dir, err := c.spoil(opsState(t))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -71,6 +71,8 @@ var (
 	ErrVersion = errors.New("unknown version")
 	// ErrTooLarge says that a file is over the limits.
 	ErrTooLarge = errors.New("too large")
+	// ErrFuture says that a backup was made by a wrong clock, or read by one.
+	ErrFuture = errors.New("from the future")
 )
 
 // Class is the retention class of a backup.

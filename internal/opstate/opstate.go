@@ -12,7 +12,8 @@
 //	heartbeat.json    when the listener last heard from Watchdog and its peers
 //
 // Each is replaced as a whole, so that a reader needs no lock and never sees
-// half of one; writers take turns by a lock on the file .lock in the directory.
+// half of one; writers take turns by a lock on the directory itself, which needs
+// no file that belongs to whoever was first.
 // A field may be added within a version; readers ignore those they do not know.
 // The details of an incident - evidence, timeline - are not kept here.
 package opstate
@@ -174,7 +175,7 @@ const lockRetry = 5 * time.Millisecond
 
 // lock takes the directory's lock. The system drops it when its holder dies.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
