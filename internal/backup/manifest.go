@@ -198,8 +198,8 @@ func (s Summary) validate() error {
 	switch {
 	case !slices.Contains(Classes, s.Class):
 		return fmt.Errorf("the class %.100q is unknown", s.Class)
-	case s.Started.Unix() <= 0:
-		return errors.New("the time it was started is missing")
+	case s.Started.Unix() <= 0, s.Started.UTC().Year() > 9999:
+		return errors.New("the time it was started is missing or none")
 	case !(s.Seconds >= 0):
 		return errors.New("the duration is not a time")
 	case s.ContentBytes < 0:
