@@ -106,20 +106,20 @@ func (f *gpuField) value(text string) (float64, bool) {
 // gpu reads NVIDIA cards through nvidia-smi, since the driver's library needs
 // cgo, and AMD cards from sysfs. It is the only collector that runs a program.
 type gpu struct {
-	named      bool // the file has the section: something must be there
-	namedSMI   bool // the file names the program
-	sysfs      string
-	patience   time.Duration
-	now        func() time.Time
-	nvidia     *nvidiaSMI
-	amd        hanging[[]amdCard]
-	buf        []byte // owned by the call in flight of amd
+	named    bool // the file has the section: something must be there
+	namedSMI bool // the file names the program
+	sysfs    string
+	patience time.Duration
+	now      func() time.Time
+	nvidia   *nvidiaSMI
+	amd      hanging[[]amdCard]
+	buf      []byte // owned by the call in flight of amd
 }
 
 func newGPU(cfg *config.Config, deps Deps) (Collector, error) {
 	return &gpu{
 		named:    cfg.GPU.Named(),
-		namedSMI: cfg.GPU.NVIDIASMI != config.Default().GPU.NVIDIASMI,
+		namedSMI: cfg.GPU.NVIDIASMI != "" && cfg.GPU.NVIDIASMI != config.Default().GPU.NVIDIASMI,
 		sysfs:    filepath.Clean(cfg.GPU.SysFS),
 		patience: time.Second,
 		now:      deps.Now,
