@@ -23,14 +23,14 @@ var nvidiaIdentity = []string{"index", "uuid", "name", "driver_version"}
 
 // nvidiaFields are the figures nvidia-smi is asked for.
 var nvidiaFields = []gpuField{
-	{name: "utilization.gpu", desc: gpuUtilization, unit: 0.01, most: 1},
+	{name: "utilization.gpu", desc: gpuUtilization, per: 100, most: 1},
 	{name: "memory.used", desc: gpuMemoryUsed, unit: mebibyte},
 	{name: "memory.total", desc: gpuMemoryTotal, unit: mebibyte},
 	{name: "temperature.gpu", desc: gpuTemperature, unit: 1},
 	{name: "power.draw", desc: gpuPower, unit: 1},
-	{name: "utilization.memory", desc: gpuMemoryUtilization, unit: 0.01, most: 1, optional: true},
+	{name: "utilization.memory", desc: gpuMemoryUtilization, per: 100, most: 1, optional: true},
 	{name: "power.limit", desc: gpuPowerLimit, unit: 1, optional: true},
-	{name: "fan.speed", desc: gpuFan, unit: 0.01, optional: true},
+	{name: "fan.speed", desc: gpuFan, per: 100, optional: true},
 	{name: "clocks.gr", desc: gpuGraphicsClock, unit: 1e6, optional: true},
 	{name: "clocks.mem", desc: gpuMemoryClock, unit: 1e6, optional: true},
 	{name: "pcie.link.width.current", desc: gpuPCIeWidth, unit: 1, optional: true},

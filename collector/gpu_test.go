@@ -151,7 +151,7 @@ func TestGPUOlderDriver(t *testing.T) {
 		t.Error("an unknown field is exported")
 	}
 	value(t, res.Families, `niodoo_gpu_throttled{gpu="0",reason="thermal"}`)
-	gpuAwait(t, "a fourth call", func() bool { return len(gpuCalls(t, program)) >= 4 })
+	hostAwait(t, "a fourth call", func() bool { return len(gpuCalls(t, program)) >= 4 })
 	for i, call := range gpuCalls(t, program) {
 		asks := strings.Contains(call, "clocks_event_reasons") || strings.Contains(call, "width.max")
 		if asks != (i < 2) {
@@ -172,15 +172,6 @@ func TestGPUUnnamedField(t *testing.T) {
 	value(t, res.Families, `niodoo_gpu_power_watts{gpu="0"}`)
 	if len(res.Failures) > 0 || len(gpuCalls(t, program)) != 2 {
 		t.Errorf("failures %v, calls %v", res.Failures, gpuCalls(t, program))
-	}
-}
-
-func gpuAwait(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("no %s", what)
-		}
 	}
 }
 
@@ -275,7 +266,7 @@ func TestGPULost(t *testing.T) {
 			}
 			gpuBehaves(t, program, after)
 			var res Result
-			gpuAwait(t, "lost processor", func() bool {
+			hostAwait(t, "lost processor", func() bool {
 				res = scrape(t, s)
 				v, _ := lookup(res.Families, "niodoo_gpu_lost")
 				return v == 1
@@ -288,7 +279,7 @@ func TestGPULost(t *testing.T) {
 				t.Errorf("failures: %v", res.Failures)
 			}
 			gpuBehaves(t, program, gpuPrint(gpuA6000, gpuH100))
-			gpuAwait(t, "recovery", func() bool {
+			hostAwait(t, "recovery", func() bool {
 				v, ok := lookup(scrape(t, s).Families, "niodoo_gpu_lost")
 				return ok && v == 0
 			})
