@@ -44,7 +44,7 @@ type word struct {
 }
 
 var words = []word{
-	{"error", Errors, true, 2, 1},
+	{"error", Errors, true, 0, 1},
 	{"failed", Errors, true, 0, 1},
 	{"exception", Errors, true, 4, 1},
 	{"processing_time", Performance, false, 10, 9},
@@ -55,7 +55,7 @@ var words = []word{
 	{"retrieval", Memory, false, 6, 3},
 	{"consciousness", Consciousness, false, 8, 3},
 	{"emotional", Consciousness, false, 2, 1},
-	{"toroidal", Consciousness, false, 2, 3},
+	{"toroidal", Consciousness, false, 0, 3},
 	{"cpu", Resources, false, 0, 1},
 	{"disk", Resources, false, 2, 1},
 	{"gpu", Resources, false, 0, 1},
@@ -185,15 +185,7 @@ func match(hits []hit, buf []byte, seen Classes) ([]hit, Classes) {
 	}
 	need := everyClass &^ seen
 	for {
-		for i+16 <= limit {
-			v, w := binary.LittleEndian.Uint64(buf[i:]), binary.LittleEndian.Uint64(buf[i+8:])
-			c := table[uint16(v)] | table[uint16(v>>16)] | table[uint16(v>>32)] | table[uint16(v>>48)] |
-				table[uint16(w)] | table[uint16(w>>16)] | table[uint16(w>>32)] | table[uint16(w>>48)]
-			if c&need != 0 {
-				break
-			}
-			i += 16
-		}
+		i += skip(buf[i:limit], need)
 		for stop := min(i+16, limit); i+2 <= stop && need != 0; i += 2 {
 			p := binary.LittleEndian.Uint16(buf[i:])
 			if table[p]&need == 0 {
@@ -225,6 +217,24 @@ func match(hits []hit, buf []byte, seen Classes) ([]hit, Classes) {
 		hits = append(hits, hit{limit, seen})
 		i, limit, seen, need = limit+1, len(buf), 0, everyClass
 	}
+}
+
+// skip returns how much of buf, in steps of 16 bytes, has no pair of the wanted
+// classes. It is apart from match so that the loop stays in registers.
+//
+//go:noinline
+func skip(buf []byte, need Classes) int {
+	table, rest := pairClasses, buf
+	for len(rest) >= 16 {
+		v, w := binary.LittleEndian.Uint64(rest), binary.LittleEndian.Uint64(rest[8:])
+		c := table[uint16(v)] | table[uint16(v>>16)] | table[uint16(v>>32)] | table[v>>48] |
+			table[uint16(w)] | table[uint16(w>>16)] | table[uint16(w>>32)] | table[w>>48]
+		if c&need != 0 {
+			break
+		}
+		rest = rest[16:]
+	}
+	return len(buf) - len(rest)
 }
 
 // lineEnd returns the index of the first newline at or after i, or len(buf).

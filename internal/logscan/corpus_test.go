@@ -24,7 +24,7 @@ var (
 		{"emotional state updated", "toroidal manifold stable", "consciousness cycle done"},
 		{"cpu pinned", "disk almost full", "gpu idle", "memory pressure"},
 	}
-	levelWords = []string{"INFO", "INFO", "INFO", "INFO", "DEBUG", "WARN", "ERROR", "TRACE"}
+	corpusLevels = []string{"INFO", "INFO", "INFO", "INFO", "DEBUG", "WARN", "ERROR", "TRACE"}
 )
 
 // jsonCorpus returns about size bytes of the documented JSON log. Each line is
@@ -41,7 +41,7 @@ func jsonCorpus(size int, classes ...int) []byte {
 			}
 		}
 		fmt.Fprintf(&b, `{"timestamp":"2026-01-27T10:%02d:%02d.%06dZ","level":"%s","fields":{"message":"%s","request_id":"%016x","count":%d,"entropy":%.6f,"duration_ms":%.3f},"target":"niodoo_real_integrated::pipeline"}`+"\n",
-			n/60%60, n%60, r.IntN(1e6), strings.Replace(levelWords[r.IntN(len(levelWords))], "ERROR", "WARN", 1),
+			n/60%60, n%60, r.IntN(1e6), strings.Replace(corpusLevels[r.IntN(len(corpusLevels))], "ERROR", "WARN", 1),
 			strings.Join(words, ", "), r.Uint64(), r.IntN(1000), r.Float64()*4, r.Float64()*900)
 	}
 	return b.Bytes()
@@ -57,7 +57,7 @@ func textCorpus(size int) []byte {
 			msg = classMessages[c][r.IntN(len(classMessages[c]))]
 		}
 		fmt.Fprintf(&b, "\x1b[2m2025-10-21T05:%02d:%02d.%06dZ\x1b[0m \x1b[32m%5s\x1b[0m \x1b[1membed\x1b[0m\x1b[1m{\x1b[0m\x1b[3mtokens\x1b[0m\x1b[2m=\x1b[0m102\x1b[1m}\x1b[0m\x1b[2m:\x1b[0m %s \x1b[3mdim\x1b[0m\x1b[2m=\x1b[0m%d\n",
-			n/60%60, n%60, r.IntN(1e6), levelWords[r.IntN(len(levelWords))], msg, r.IntN(1000))
+			n/60%60, n%60, r.IntN(1e6), corpusLevels[r.IntN(len(corpusLevels))], msg, r.IntN(1000))
 	}
 	return b.Bytes()
 }
