@@ -52,7 +52,7 @@ var newline = []byte{'\n'}
 
 // Counts ends the stream and returns what was counted.
 func (c *Counter) Counts() Counts {
-	if c.open {
+	if c.size > 0 {
 		c.counts.Lines++
 		c.counts.Matches.add(c.seen)
 		c.carry = carry{}
@@ -142,7 +142,7 @@ func (c *Counter) countShare(ctx context.Context, r io.ReaderAt, buf []byte, fro
 		if err != nil {
 			return endOf(err)
 		}
-		if at >= end && !c.open {
+		if at >= end && c.size == 0 {
 			return nil
 		}
 	}

@@ -29,7 +29,7 @@ type Stream struct {
 // carry is what is known of an unfinished line.
 type carry struct {
 	seen Classes
-	open bool // the line has at least one byte
+	size int64 // bytes of the line so far
 	tail [longestWord - 1]byte
 	n    int // bytes in tail
 }
@@ -66,11 +66,14 @@ func (s *Stream) Write(chunk []byte, each func(Line)) {
 
 // Finish ends the unfinished line, if there is one: nothing follows it.
 func (s *Stream) Finish(each func(Line)) {
-	if s.open {
+	if s.size > 0 {
 		each(Line{Head: s.head, Classes: s.seen})
 	}
 	s.carry, s.head = carry{}, s.head[:0]
 }
+
+// Unfinished returns how many bytes of an unfinished line the stream was given.
+func (s *Stream) Unfinished() int64 { return s.size }
 
 func (s *Stream) keepHead(b []byte) {
 	s.head = append(s.head, b[:min(len(b), HeadSize-len(s.head))]...)
@@ -95,9 +98,9 @@ func (c *carry) stitch(chunk []byte) Classes {
 func (c *carry) keepTail(chunk []byte, start int) {
 	rest := chunk[start:]
 	if start > 0 {
-		c.n, c.open = 0, false
+		c.n, c.size = 0, 0
 	}
-	c.open = c.open || len(rest) > 0
+	c.size += int64(len(rest))
 	if len(rest) >= len(c.tail) {
 		c.n = copy(c.tail[:], rest[len(rest)-len(c.tail):])
 		return
