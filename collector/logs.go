@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -114,13 +115,16 @@ func sendLog(ch chan<- prometheus.Metric, name string, f *logscan.Log) {
 	ch <- logsRotations.metric(float64(f.Rotations), name)
 	ch <- logsReadErrors.metric(float64(f.ReadErrors), name)
 	if !f.Tally.LastError.IsZero() {
-		ch <- logsLastError.metric(float64(f.Tally.LastError.UnixNano())/1e9, name)
+		ch <- logsLastError.metric(logsSeconds(f.Tally.LastError), name)
 	}
 	if f.Exists {
-		ch <- logsLastWrite.metric(float64(f.ModTime.UnixNano())/1e9, name)
+		ch <- logsLastWrite.metric(logsSeconds(f.ModTime), name)
 		ch <- logsSize.metric(float64(f.Size), name)
 	}
 }
+
+// logsSeconds is a time in seconds since 1970, to the microsecond.
+func logsSeconds(t time.Time) float64 { return float64(t.Unix()) + float64(t.Nanosecond())/1e9 }
 
 // logsNames returns the base name of each path, and of those that share one the
 // shortest end of the path that tells them apart. The names depend on nothing

@@ -284,6 +284,10 @@ func (f *Follower) refresh(found map[string]fileAt, now time.Time) []error {
 		unread[c.path] = true
 		delete(found, c.path)
 	}
+	maps.DeleteFunc(f.logs, func(path string, l *log) bool {
+		_, ok := found[path]
+		return !ok && len(l.handles()) == 0 // the last Poll told the last of it
+	})
 	// What is where: a file that has moved from one path to another is still the
 	// first one's until it is read to its end.
 	for _, path := range slices.Sorted(maps.Keys(f.logs)) {
@@ -648,7 +652,7 @@ func (f *Follower) read(ctx context.Context, now time.Time) []error {
 	return errs
 }
 
-// release closes the files that are done with and forgets the logs that are gone.
+// release closes the files that are done with.
 func (f *Follower) release(found map[string]fileAt, now time.Time) {
 	for path, l := range f.logs {
 		done := func(h *handle) bool {
@@ -663,18 +667,18 @@ func (f *Follower) release(found map[string]fileAt, now time.Time) {
 			return true
 		})
 		_, wanted := found[path]
-		switch {
-		case l.current == nil || wanted:
-		case f.unread[path]: // too many: it may be its turn again
-			f.remember(l.current, now)
-			l.current.file.Close()
-			l.current = nil
-		case done(l.current):
+		if wanted {
+			continue
+		}
+		if f.unread[path] { // too many: it may be its turn again
+			for _, h := range l.handles() {
+				f.remember(h, now)
+				h.file.Close()
+			}
+			delete(f.logs, path)
+		} else if l.current != nil && done(l.current) {
 			f.close(l, l.current, now)
 			l.current = nil
-		}
-		if !wanted && l.current == nil && len(l.rotated) == 0 {
-			delete(f.logs, path)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func (f *Follower) save(now time.Time, closing bool) error {
 		if info, err := os.Stat(s.path); err == nil && s.written != nil && !os.SameFile(info, s.written) {
 			return nil
 		}
-	} else if now.Sub(s.saved) < stateInterval && now.After(s.saved) {
+	} else if d := now.Sub(s.saved); d >= 0 && d < stateInterval { // a clock may be set back
 		return nil
 	}
 	raw, err := json.Marshal(savedState{
