@@ -366,7 +366,7 @@ func TestPostgreSQLFleet(t *testing.T) {
 	for i := range int64(3) {
 		clock.advance(time.Minute)
 		postgresqlWell(t, s)
-		s.CloseConnections()
+		closeConnections(s)
 		if n, open := network.dials.Load(), network.open.Load(); n != i+1 || open != 0 {
 			t.Errorf("%d connections made and %d open after %d runs", n, open, i+1)
 		}
