@@ -119,6 +119,7 @@ func settle(address string) (string, error) {
 type exporter struct {
 	cmd    *exec.Cmd
 	url    string
+	client *http.Client
 	exited chan struct{}
 	err    error // how it ended
 }
@@ -131,7 +132,8 @@ func startExporter(path, config, address string, stderr io.Writer) (*exporter, e
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	e := &exporter{url: "http://" + net.JoinHostPort(host, port), exited: make(chan struct{})}
+	e := &exporter{url: "http://" + net.JoinHostPort(host, port), exited: make(chan struct{}),
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}} // and no proxy
 	e.cmd = exec.Command(path, "--config.file="+config, "--web.listen-address="+address, "--log.level=warn")
 	e.cmd.Stdout, e.cmd.Stderr = stderr, stderr
 	e.cmd.WaitDelay = 5 * time.Second
@@ -199,7 +201,7 @@ func (e *exporter) scrape(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := e.client.Do(req)
 	if err != nil {
 		return nil, err
 	}

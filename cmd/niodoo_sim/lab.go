@@ -62,6 +62,9 @@ func (o *options) start(ctx context.Context) (_ *lab, err error) {
 	if err := l.makeDirs(); err != nil {
 		return nil, err
 	}
+	if o.dockerSocket {
+		o.sim.DockerSocket = l.path("docker.sock")
+	}
 	if l.stack, err = sim.New(o.sim); err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/common/version"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/niodoo/niodoo_exporter/internal/sim"
 )
@@ -32,10 +33,16 @@ const (
 )
 
 func main() {
+	redis.SetLogger(silent{}) // the load runs into servers that were made to fail
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() { <-ctx.Done(); stop() }() // a second signal ends us at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
+
+// silent drops what the Redis client logs by itself.
+type silent struct{}
+
+func (silent) Printf(context.Context, string, ...any) {}
 
 // options are the command line.
 type options struct {
@@ -43,6 +50,8 @@ type options struct {
 	faults    []string
 	control   string
 	databases bool
+	// dockerSocket asks for a Docker Engine.
+	dockerSocket bool
 
 	// run
 	portOffset int
@@ -67,7 +76,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	app.Version(version.Print("niodoo_sim"))
 
 	runCmd := app.Command("run", "Run the stack until interrupted.")
-	o.common(runCmd, "127.0.0.1:10647")
+	o.common(runCmd, "127.0.0.1:10647", "false")
 	runCmd.Flag("port-offset", "Add this to each of the manual's ports.").IntVar(&o.portOffset)
 	runCmd.Flag("free-ports", "Take free ports instead of the manual's.").BoolVar(&o.freePorts)
 	runCmd.Flag("services", "Services to simulate, separated by commas. Default: all.").StringsVar(&o.sim.Only)
@@ -75,7 +84,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	runCmd.Flag("config.out", "Write the exporter's configuration for this stack to a file; - is the standard output.").StringVar(&o.configOut)
 
 	demoCmd := app.Command("demo", "Run the stack on free ports, with a real PostgreSQL and Redis, watched by the exporter.")
-	o.common(demoCmd, "127.0.0.1:0")
+	o.common(demoCmd, "127.0.0.1:0", "true")
 	demoCmd.Flag("exporter", "Path of niodoo_exporter. Default: next to this program, else in PATH.").StringVar(&o.exporter)
 	demoCmd.Flag("exporter-address", "Where the exporter listens; port 0 takes a free one.").Default("127.0.0.1:10646").StringVar(&o.exporterAddress)
 	demoCmd.Flag("once", "Show the first good scrape and stop; exit 1 if there is none in time.").BoolVar(&o.once)
@@ -88,6 +97,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if exited {
 		return code
 	}
+	if command == demoCmd.FullCommand() {
+		o.databases, o.freePorts = true, true
+	}
 	if err == nil {
 		err = o.validate()
 	}
@@ -99,7 +111,6 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case runCmd.FullCommand():
 		err = o.run(ctx, stdout)
 	case demoCmd.FullCommand():
-		o.databases, o.freePorts = true, true
 		err = o.demo(ctx, stdout, stderr)
 	case faultsCmd.FullCommand():
 		err = listFaults(stdout)
@@ -114,13 +125,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 }
 
 // common are the flags of every command that starts the stack.
-func (o *options) common(c *kingpin.CmdClause, control string) {
+func (o *options) common(c *kingpin.CmdClause, control, docker string) {
 	dialects := sim.EngineDialects()
 	c.Flag("seed", "Seed of the values.").Default("1").Uint64Var(&o.sim.Seed)
 	c.Flag("age", "For how long the stack has been running at the start.").Default("6h").DurationVar(&o.sim.Age)
 	c.Flag("fault", "Begin with this fault; repeatable.").StringsVar(&o.faults)
 	c.Flag("control-address", "Where faults are injected and lifted; port 0 takes a free one.").Default(control).StringVar(&o.control)
-	c.Flag("docker-socket", "Simulate a Docker Engine on this socket, which must not exist.").StringVar(&o.sim.DockerSocket)
+	c.Flag("docker", "Also simulate a Docker Engine, on a socket in the stack's own directory.").Default(docker).BoolVar(&o.dockerSocket)
 	for name, value := range map[string]*string{"metrics": &o.sim.Engine.Metrics, "processing": &o.sim.Engine.Processing, "memory": &o.sim.Engine.Memory, "health": &o.sim.Engine.Health} {
 		c.Flag("engine."+name, "The engine's dialect: "+strings.Join(dialects[name], ", ")+".").Default(dialects[name][0]).EnumVar(value, dialects[name]...)
 	}
@@ -138,13 +149,14 @@ func (o *options) validate() error {
 	if o.portOffset != 0 && o.freePorts {
 		return fmt.Errorf("--port-offset and --free-ports exclude each other")
 	}
-	o.sim.Ports = map[string]int{}
-	if !o.freePorts {
-		for name, port := range sim.ManualPorts() {
-			if port += o.portOffset; port < 1 || port > 65535 {
-				return fmt.Errorf("--port-offset %d gives %s the port %d", o.portOffset, name, port)
-			}
-			o.sim.Ports[name] = port
+	if o.freePorts {
+		return nil
+	}
+	o.sim.Ports = sim.ManualPorts()
+	for name := range o.sim.Ports {
+		o.sim.Ports[name] += o.portOffset
+		if port := o.sim.Ports[name]; port < 1 || port > 65535 {
+			return fmt.Errorf("--port-offset %d gives %s the port %d", o.portOffset, name, port)
 		}
 	}
 	return nil

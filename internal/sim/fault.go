@@ -115,7 +115,7 @@ var particular = []Fault{
 	{Name: "engine-layer-full", Component: "engine", Does: "The working layer has reached its capacity.", alter: func(k *knobs) { k.layerFull = true }},
 	{Name: "engine-kpi-frozen", Component: "engine", Does: "Memory stability stays where it is, to the last digit.", alter: func(k *knobs) { k.frozen = true }},
 	{Name: "engine-kpi-gone", Component: "engine", Does: "Memory stability is no longer reported.", alter: func(k *knobs) { k.silent = true }},
-	{Name: "engine-kpi-invalid", Component: "engine", Does: "Memory stability is reported in percent, the cache hit ratio as NaN (in JSON as text).", alter: func(k *knobs) { k.invalid = true }},
+	{Name: "engine-kpi-invalid", Component: "engine", Does: "Memory stability is reported in percent, the cache hit ratio as NaN in the text.", alter: func(k *knobs) { k.invalid = true }},
 
 	{Name: "pipeline-stalled", Component: "pipeline", Does: "The pipeline finishes no more cycles.", alter: func(k *knobs) { k.pipelineStalled = true }},
 

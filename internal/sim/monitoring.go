@@ -318,7 +318,7 @@ func newLoki(w *world) *service {
 	})
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
 		s := w.look()
-		lines := s.engine.requests / 4
+		lines := s.logLines
 		tenant := []string{"tenant", "fake"}
 		answer(rw, http.StatusOK, typeGoMetrics, exposition([]family{
 			b.family("loki"),
