@@ -31,7 +31,7 @@ var (
 // pgLoginReasons are the reasons for which a login can fail; each has its
 // counter from the first scrape on.
 var pgLoginReasons = []Reason{
-	ReasonRefused, ReasonTimeout, ReasonDNS, ReasonTLS, ReasonAuth, ReasonProtocol, ReasonTooLarge, ReasonNotReady,
+	ReasonRefused, ReasonTimeout, ReasonDNS, ReasonTLS, ReasonAuth, ReasonProtocol, ReasonNotReady,
 	ReasonTooManyConnections, ReasonPermission, ReasonConfig, ReasonOther,
 }
 
