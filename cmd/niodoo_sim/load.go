@@ -86,7 +86,7 @@ func closePostgres(conn *pgx.Conn) {
 // loadRedis keeps a few emotional states until ctx ends, with hits and misses.
 func (l *lab) loadRedis(ctx context.Context, address string) {
 	client := redis.NewClient(&redis.Options{Addr: address, Password: l.redisPassword, PoolSize: 2, ContextTimeoutEnabled: true, DisableIdentity: true})
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	every(ctx, loadInterval, func(ctx context.Context) {
 		key := fmt.Sprintf("emotional_state:%d", rand.IntN(500))
 		client.Set(ctx, key, `{"emotion":"joy","intensity":0.8}`, time.Hour)

@@ -209,7 +209,7 @@ func (l *lab) show(stdout io.Writer) {
 		fmt.Fprintln(w, line)
 	}
 	fmt.Fprintf(w, "faults\thttp://%s/faults\n", l.control.Address)
-	w.Flush()
+	_ = w.Flush() // nobody may be reading
 	for _, line := range l.missing {
 		fmt.Fprintln(stdout, line)
 	}

@@ -451,8 +451,8 @@ func TestFirstGood(t *testing.T) {
 	asked := make(chan int, 100)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- 1
-		switch n := len(asked); {
-		case n == 1:
+		switch n := len(asked); n {
+		case 1:
 			http.Error(w, "not yet", http.StatusServiceUnavailable)
 		default:
 			fmt.Fprintf(w, "# HELP x y\nniodoo_component_required{component=\"engine\"} 1\nniodoo_component_up{component=\"engine\"} %s\n", strconv.Itoa(min(1, n/4)))

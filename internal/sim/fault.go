@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -271,9 +272,7 @@ func (a *recorded) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // send sends the caught answer's head with another body and announced length.
 func (a *recorded) send(w http.ResponseWriter, body []byte, length int) {
-	for k, v := range a.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), a.header)
 	w.Header().Set("Content-Length", strconv.Itoa(length))
 	w.WriteHeader(a.status)
 	_, _ = w.Write(body)
