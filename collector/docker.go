@@ -168,9 +168,6 @@ func newDocker(cfg *config.Config, deps Deps) (Collector, error) {
 func (d *docker) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	ping, err := d.ping(ctx)
 	if err != nil {
-		if isDial(err) { // also EACCES: nobody has answered, whatever the reason means elsewhere
-			status{}.send(ch, "docker")
-		}
 		return err
 	}
 	status{up: true, response: ping.elapsed, version: dockerVersion(ping.header.Get("Server")), tlsNotAfter: ping.tlsNotAfter}.send(ch, "docker")

@@ -91,6 +91,12 @@ func (r Reason) MeansUp() bool {
 	return false
 }
 
+// meansUp is [Reason.MeansUp] for a failure. Permission that our own system
+// denies, for a socket's file or by a packet filter, comes from no component.
+func meansUp(err error) bool {
+	return classify(err).MeansUp() && !errors.Is(err, fs.ErrPermission)
+}
+
 // Explain returns what the reason tells someone on call.
 func (r Reason) Explain() string {
 	for _, e := range reasons {
@@ -178,7 +184,8 @@ func classify(err error) Reason {
 		return ReasonTLS
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return ReasonTimeout
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH),
+		errors.Is(err, syscall.EHOSTDOWN), errors.Is(err, syscall.ENETDOWN):
 		return ReasonRefused
 	case errors.Is(err, fs.ErrPermission):
 		return ReasonPermission
