@@ -175,7 +175,7 @@ func backupDevice(path string) (uint64, error) {
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
-	return uint64(st.Dev), nil
+	return uint64(st.Dev), nil //nolint:unconvert // 32 bits wide on other systems
 }
 
 // backupReport sends what is known of the backups, which are newest first.

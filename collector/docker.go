@@ -329,7 +329,7 @@ func dockerOK(r *reply) error {
 func dockerName(id string, names []string) string {
 	for _, n := range names {
 		n = strings.TrimPrefix(n, "/")
-		if n != "" && !strings.Contains(n, "/") && !(len(id) >= 12 && strings.HasPrefix(n, id[:12]+"_")) {
+		if n != "" && !strings.Contains(n, "/") && (len(id) < 12 || !strings.HasPrefix(n, id[:12]+"_")) {
 			return n
 		}
 	}

@@ -563,11 +563,8 @@ func hostHasPrefix(name []byte, prefixes []string) bool {
 
 // hostLine cuts the first line off data, without its line feed.
 func hostLine(data []byte) (line, rest []byte) {
-	at := bytes.IndexByte(data, '\n')
-	if at < 0 {
-		return data, nil
-	}
-	return data[:at], data[at+1:]
+	line, rest, _ = bytes.Cut(data, []byte{'\n'})
+	return line, rest
 }
 
 // hostFields appends the fields of line, which spaces or tabs separate, to dst.

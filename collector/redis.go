@@ -402,7 +402,7 @@ func (r *redis) connect(ctx context.Context) (*redisLink, error) {
 
 // close closes the client and, in case it never took it, the connection.
 func (l *redisLink) close() {
-	l.client.Close()
+	_ = l.client.Close() // an error is the connection's, which is of no use any more
 	l.conn.Close()
 }
 

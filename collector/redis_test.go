@@ -251,9 +251,9 @@ func TestRedisFailures(t *testing.T) {
 		up      bool
 		reason  Reason
 	}{
-		{"refused", func(t testing.TB) string { return closedPort(t) }, false, ReasonRefused},
+		{"refused", closedPort, false, ReasonRefused},
 		{"no socket", func(t testing.TB) string { return filepath.Join(t.TempDir(), "redis.sock") }, false, ReasonRefused},
-		{"hanging", func(t testing.TB) string { return hang(t) }, false, ReasonTimeout},
+		{"hanging", hang, false, ReasonTimeout},
 		{"dns", func(testing.TB) string { return "no-such-host.invalid:6379" }, false, ReasonDNS},
 		{"HTTP", func(t testing.TB) string { return strings.TrimPrefix(serve(t, 200, "text/plain", "ok").URL, "http://") }, false, ReasonProtocol},
 		{"closed at once", func(t testing.TB) string { return listen(t, func(net.Conn) {}) }, false, ReasonProtocol},
