@@ -88,7 +88,7 @@ var (
 	dockerExitCode = gauge("docker", "docker_container_exit_code",
 		"Exit code of the container's last run; 128 and a signal's number for a killed one", dockerInspect+"State.ExitCode", "container").
 		absent("for containers that run or never ran")
-	dockerStarted = gauge("docker", "docker_container_start_timestamp_seconds",
+	dockerStarted = gauge("docker", "docker_container_start_time_seconds",
 		"Time at which the container was last started", dockerInspect+"State.StartedAt", "container").
 		absent("for containers that never ran")
 

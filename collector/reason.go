@@ -64,7 +64,7 @@ var reasons = []struct {
 	{ReasonUnhealthy, false, "The service says itself that it is not well"},
 	{ReasonRateLimited, true, "The service limits our requests"},
 	{ReasonTooManyConnections, true, "The service has no connection left for us, and probably none for others"},
-	{ReasonPermission, true, "We may log in but not look; see the README for the rights the monitoring role needs"},
+	{ReasonPermission, true, "We may not look: rights of the monitoring role (see the README), or of a socket or file of this machine"},
 	{ReasonNotFound, false, "The path, file or program is not there"},
 	{ReasonPanic, false, "A bug in the collector: its stack is in the log"},
 	{ReasonConfig, false, "Our own configuration is wrong, such as an unreadable secret or an unknown database"},
