@@ -61,7 +61,10 @@ func main() {
 }
 
 func state(r collector.Reason) string {
-	if r.MeansUp() {
+	switch {
+	case r == collector.ReasonPermission:
+		return "up where the service said so, down where this machine did"
+	case r.MeansUp():
 		return "up"
 	}
 	return "down, unless its health was known before"
