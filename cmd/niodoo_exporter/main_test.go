@@ -706,6 +706,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--scrape.timeout=0s"}, 64, "--scrape.timeout is 0s; it must be more than 0"},
 		{[]string{"--config.check", "--config.file=" + good}, 0, "The configuration is valid. Collectors: grafana."},
 		{[]string{"--config.check", "--config.file=" + good, "--collector.redis", "--no-collector.grafana"}, 0, "Collectors: redis."},
+		{[]string{"--config.check", "--config.file=../../examples/niodoo.yml"}, 0, "The configuration is valid. Collectors: engine, postgresql, redis,"},
 		{[]string{"--config.check", "--collector.disable-defaults", "--collector.host"}, 0, "Collectors: host."},
 		{[]string{"--config.check", "--collector.disable-defaults"}, 1, "no collector is enabled"},
 		{[]string{"--config.check", "--config.file=" + bad}, 1, "bad.yml:1: x: unknown key"},
