@@ -283,6 +283,8 @@ func TestFilter(t *testing.T) {
 		"?exclude[]=grafana&exclude[]=loki":    {400, "leaves no collector"},
 		"?collect[]=loki&exclude[]=grafana":    {400, "exclude each other"},
 		"?collect[]=":                          {400, "is unknown"},
+		"?collect=grafana":                     {400, "write collect[]"},
+		"?exclude=loki":                        {400, "write exclude[]"},
 		"?collect[]=grafana&collect[]=grafana": {200, `niodoo_component_up{component="grafana"} 1`},
 	} {
 		status, body := e.get("/metrics" + query)
