@@ -74,6 +74,10 @@ lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every fi
 bench: ## Run the benchmarks, with allocations.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: bench-peers
+bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.
+	@scripts/bench-peers $(PEERS_FLAGS)
+
 .PHONY: generate
 generate: ## Write the generated files.
 	$(GO) run ./internal/reference > collector/README.md
