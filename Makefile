@@ -34,7 +34,7 @@ build: $(COMMANDS:%=$(BIN)/%) ## Build the commands into bin/.
 
 .PHONY: FORCE
 $(BIN)/%: FORCE
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 .PHONY: demo
 demo: build ## Run a simulated stack and the exporter that watches it, until Ctrl-C.

@@ -36,7 +36,7 @@ const startTimeout = 30 * time.Second
 func Build(ctx context.Context, root, command, dir string) (string, error) {
 	path := filepath.Join(dir, command)
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "./cmd/"+command)
-	cmd.Dir = root
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w: %s", command, err, out)
 	}

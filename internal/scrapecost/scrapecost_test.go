@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,6 +96,31 @@ func BenchmarkScrape(b *testing.B) {
 	b.ReportMetric(float64(s.PerScrape())/float64(time.Millisecond), "cpu-ms/op")
 	b.ReportMetric(float64(m.Resident)/(1<<20), "rss-MiB")
 	b.ReportMetric(float64(s.Series), "series")
+}
+
+// BenchmarkScrapeOfASlowService is one scrape while one service takes much
+// longer than all the others. over-slowest-ms is by how much a scrape then
+// takes longer than asking that service alone does, each time right after it.
+func BenchmarkScrapeOfASlowService(b *testing.B) {
+	stack, p, c := launched(b, "")
+	if err := stack.HTTP.Inject("grafana-slow"); err != nil {
+		b.Fatal(err)
+	}
+	timed := func(url string) time.Duration {
+		started := time.Now()
+		if _, _, err := c.Get(context.Background(), url); err != nil {
+			b.Fatal(err)
+		}
+		return time.Since(started)
+	}
+	var over []time.Duration
+	timed(p.URL("/metrics")) // connects
+	for b.Loop() {
+		alone := timed(stack.HTTP.URL("grafana") + "/api/health")
+		over = append(over, timed(p.URL("/metrics"))-alone)
+	}
+	slices.Sort(over)
+	b.ReportMetric(float64(over[len(over)/2])/float64(time.Millisecond), "over-slowest-ms")
 }
 
 // What a healthy stack is asked over stays open: no scrape connects anew. (A

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 	"github.com/niodoo/niodoo_exporter/internal/sim"
@@ -28,6 +29,9 @@ var Services = []struct{ Name, Health string }{
 	{"prometheus", "/-/healthy"},
 	{"grafana", "/api/health"},
 }
+
+// Slow is how much longer a simulated service takes that a fault makes slow.
+const Slow = 200 * time.Millisecond
 
 // password is that of the monitoring role on the stack's PostgreSQL server.
 const password = "scrapecost"
@@ -60,7 +64,7 @@ func (s *Stack) start(ctx context.Context) error {
 	for _, svc := range Services {
 		names = append(names, svc.Name)
 	}
-	if s.HTTP, err = sim.New(sim.Options{Seed: 1, Only: names}); err != nil {
+	if s.HTTP, err = sim.New(sim.Options{Seed: 1, Only: names, Slow: Slow}); err != nil {
 		return err
 	}
 	if s.Redis, err = localserver.StartRedis(ctx, localserver.RedisOptions{}); err != nil {
