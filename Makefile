@@ -34,7 +34,7 @@ build: $(COMMANDS:%=$(BIN)/%) ## Build the commands into bin/.
 
 .PHONY: FORCE
 $(BIN)/%: FORCE
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 .PHONY: demo
 demo: build ## Run a simulated stack and the exporter that watches it, until Ctrl-C.
@@ -73,6 +73,10 @@ lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every fi
 .PHONY: bench
 bench: ## Run the benchmarks, with allocations.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: bench-peers
+bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.
+	@scripts/bench-peers $(PEERS_FLAGS)
 
 .PHONY: generate
 generate: ## Write the generated files.

@@ -586,7 +586,10 @@ func (i redisInfo) numbered(prefix string) []redisPairs {
 	var all []redisPairs
 	for k, v := range i {
 		digits, ok := strings.CutPrefix(k, prefix)
-		if n, err := strconv.ParseUint(digits, 10, 32); ok && err == nil {
+		if !ok {
+			continue
+		}
+		if n, err := strconv.ParseUint(digits, 10, 32); err == nil {
 			p := redisPairs{name: k, number: n, values: map[string]string{}}
 			for pair := range strings.SplitSeq(v, ",") {
 				if pk, pv, ok := strings.Cut(pair, "="); ok {

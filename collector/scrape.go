@@ -546,40 +546,43 @@ func compareSamples(a, b *sample) int {
 }
 
 // encode turns samples into metric families in the order of their names. It
-// takes the memory for a family at once: this is the hot path of a scrape.
+// takes the memory for all of them at once: this is the hot path of a scrape.
 func encode(families map[*Desc][]*sample) []*dto.MetricFamily {
+	var n, nLabels, nGauges, nCounters int
+	for d, samples := range families {
+		n += len(samples)
+		nLabels += len(samples) * len(d.Labels)
+		switch d.Type {
+		case dto.MetricType_GAUGE:
+			nGauges += len(samples)
+		case dto.MetricType_COUNTER:
+			nCounters += len(samples)
+		}
+	}
+	all := slab[dto.MetricFamily]{make([]dto.MetricFamily, len(families))}
+	metrics, refs := slab[dto.Metric]{make([]dto.Metric, n)}, slab[*dto.Metric]{make([]*dto.Metric, n)}
+	pairs, labels := slab[dto.LabelPair]{make([]dto.LabelPair, nLabels)}, slab[*dto.LabelPair]{make([]*dto.LabelPair, nLabels)}
+	gauges, counters := slab[dto.Gauge]{make([]dto.Gauge, nGauges)}, slab[dto.Counter]{make([]dto.Counter, nCounters)}
 	out := make([]*dto.MetricFamily, 0, len(families))
 	for d, samples := range families {
 		slices.SortFunc(samples, compareSamples)
-		n := len(samples)
-		metrics := make([]dto.Metric, n)
-		pairs := make([]dto.LabelPair, n*len(d.Labels))
-		labels := make([]*dto.LabelPair, n*len(d.Labels))
-		var gauges []dto.Gauge
-		var counters []dto.Counter
-		switch d.Type {
-		case dto.MetricType_GAUGE:
-			gauges = make([]dto.Gauge, n)
-		case dto.MetricType_COUNTER:
-			counters = make([]dto.Counter, n)
-		}
-		f := &dto.MetricFamily{Name: &d.Name, Help: &d.helpText, Type: d.Type.Enum(), Metric: make([]*dto.Metric, n)}
+		f := &all.take(1)[0]
+		f.Name, f.Help, f.Type, f.Metric = &d.Name, &d.helpText, &d.Type, refs.take(len(samples))
 		for i, s := range samples {
-			m := &metrics[i]
-			at := i * len(d.Labels)
+			m := &metrics.take(1)[0]
+			m.Label = labels.take(len(d.Labels))
 			for j, k := range d.sorted {
-				p := &pairs[at+j]
+				p := &pairs.take(1)[0]
 				p.Name, p.Value = d.names[k], &s.values[k]
-				labels[at+j] = p
+				m.Label[j] = p
 			}
-			m.Label = labels[at : at+len(d.Labels) : at+len(d.Labels)]
 			switch d.Type {
 			case dto.MetricType_GAUGE:
-				gauges[i].Value = &s.value
-				m.Gauge = &gauges[i]
+				m.Gauge = &gauges.take(1)[0]
+				m.Gauge.Value = &s.value
 			case dto.MetricType_COUNTER:
-				counters[i].Value = &s.value
-				m.Counter = &counters[i]
+				m.Counter = &counters.take(1)[0]
+				m.Counter.Value = &s.value
 			default:
 				_ = s.Write(m) // adopt has tried it
 			}
@@ -589,6 +592,15 @@ func encode(families map[*Desc][]*sample) []*dto.MetricFamily {
 	}
 	slices.SortFunc(out, func(a, b *dto.MetricFamily) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return out
+}
+
+// slab hands out memory that was taken at once.
+type slab[T any] struct{ left []T }
+
+func (s *slab[T]) take(n int) []T {
+	taken := s.left[:n:n]
+	s.left = s.left[n:]
+	return taken
 }
 
 // MergeFamilies merges two sorted lists of families whose names are disjoint.

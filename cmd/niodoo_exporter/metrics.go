@@ -5,7 +5,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,11 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	// Registers the zstd encoding that promhttp then offers to scrapers.
-	_ "github.com/prometheus/client_golang/prometheus/promhttp/zstd"
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/niodoo/niodoo_exporter/collector"
@@ -37,15 +31,6 @@ func (s *server) metrics(w http.ResponseWriter, r *http.Request) {
 		own, err := s.process.Gather()
 		return collector.MergeFamilies(families, append(own, s.self.Families()...)), err
 	})
-}
-
-// exposition encodes families as the client likes them.
-func (s *server) exposition(w http.ResponseWriter, r *http.Request, gather prometheus.GathererFunc) {
-	promhttp.HandlerFor(gather, promhttp.HandlerOpts{
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelWarn),
-		ErrorHandling:     promhttp.ContinueOnError,
-		EnableOpenMetrics: true,
-	}).ServeHTTP(w, r)
 }
 
 // timeoutHeader is how Prometheus tells its scrape timeout, in seconds.

@@ -44,7 +44,7 @@ type generation struct {
 func newServer(o *options, cfg *config.Config, logger *slog.Logger) *server {
 	s := &server{opts: o, logger: logger, self: collector.NewSelf("metrics", "probe"), process: prometheus.NewRegistry(), started: time.Now()}
 	s.self.TLSNotAfter = (&ownCertificate{webConfig: *o.web.WebConfigFile}).notAfter
-	s.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.process.MustRegister(collectors.NewGoCollector(), newProcessCollector())
 	s.now = s.generation(cfg, nil)
 	s.self.Reloaded(time.Now(), cfg.Checksum())
 	return s
