@@ -74,13 +74,18 @@ lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every fi
 bench: ## Run the benchmarks, with allocations.
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+GENERATED := collector/README.md mixin/metrics.json mixin/thresholds.json dashboards rules alertmanager examples/kubernetes/prometheusrule.yml
+
 .PHONY: generate
 generate: ## Write the generated files.
 	$(GO) run ./internal/reference > collector/README.md
+	$(GO) run ./internal/reference json > mixin/metrics.json
+	cp internal/thresholds/thresholds.json mixin/thresholds.json
+	cd mixin && $(GO) run ./generate
 
 .PHONY: check-generated
 check-generated: generate ## Fail if a generated file was not current.
-	git diff --exit-code -- collector/README.md
+	@changed=$$(git status --porcelain -- $(GENERATED)); [ -z "$$changed" ] || { echo "Not current; run make generate and commit:"; echo "$$changed"; git diff -- $(GENERATED) | head -100; exit 1; }
 
 .PHONY: clean
 clean: ## Remove what was built.

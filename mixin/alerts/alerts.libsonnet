@@ -1,0 +1,3 @@
+// Every alert, one group a file. Symptoms page, causes inform.
+(import 'engine.libsonnet') +
+(import 'slo.libsonnet')

@@ -1,0 +1,2 @@
+// The dashboards, one file each.
+(import 'overview.libsonnet')
