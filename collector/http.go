@@ -5,6 +5,7 @@ package collector
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -168,7 +169,22 @@ func (c *httpClient) get(ctx context.Context, path string, limit int64) (*reply,
 
 // do sends a request with an optional JSON body; see [httpClient.get].
 func (c *httpClient) do(ctx context.Context, method, path string, body []byte, limit int64) (*reply, error) {
-	what := method + " " + strings.SplitN(path, "?", 2)[0]
+	return c.exchange(ctx, method, path, body, func(res *http.Response) ([]byte, error) { return readAll(res.Body, limit) })
+}
+
+// readAll reads an answer of at most limit bytes.
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	raw, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		return nil, failf(ReasonTooLarge, "the answer is larger than %d bytes", limit)
+	}
+	return raw, err
+}
+
+// exchange sends a request and has read take what it needs of the answer's
+// body, which becomes the reply's.
+func (c *httpClient) exchange(ctx context.Context, method, path string, body []byte, read func(*http.Response) ([]byte, error)) (*reply, error) {
+	what := method + " " + cmp.Or(strings.SplitN(path, "?", 2)[0], c.base.Path, "/")
 	started := time.Now()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { started = time.Now() },
@@ -191,12 +207,9 @@ func (c *httpClient) do(ctx context.Context, method, path string, body []byte, l
 		return nil, transportFailure(ctx, what, err)
 	}
 	defer res.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	raw, err := read(res)
 	if err != nil {
 		return nil, transportFailure(ctx, what, err)
-	}
-	if int64(len(raw)) > limit {
-		return nil, failf(ReasonTooLarge, "%s: the answer is larger than %d bytes", what, limit)
 	}
 	r := &reply{what: what, status: res.StatusCode, header: res.Header, body: raw, elapsed: time.Since(started)}
 	if res.TLS != nil {
