@@ -172,7 +172,7 @@ func (p *pipeline) Update(ctx context.Context, ch chan<- prometheus.Metric) erro
 // that turns us away for the sake of a password is.
 func (p *pipeline) scrapeURL(ctx context.Context, ch chan<- prometheus.Metric, u pipelineURL) (*reply, error) {
 	r, reading, err := p.fetch(ctx, u)
-	up := err == nil || r != nil && classify(err).meansUp()
+	up := err == nil || r != nil && classify(err).MeansUp()
 	ch <- pipelineSourceUp.boolean(up, u.source)
 	if err != nil {
 		err = fmt.Errorf("source %s: %w", u.source, err)

@@ -298,7 +298,7 @@ func (r *redis) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	if pingErr == nil {
 		s.up, s.response = true, a.elapsed
 	} else {
-		s.up = classify(pingErr).meansUp()
+		s.up = classify(pingErr).MeansUp()
 	}
 	s.send(ch, "redis")
 	statErr := r.statistics(ctx, ch, a, info)
