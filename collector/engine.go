@@ -96,7 +96,26 @@ func newEngine(cfg *config.Config, deps Deps) (Collector, error) {
 // health and the values of the others as they are; one that the engine does
 // not have is no failure.
 func (e *engine) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
-	defer e.sendRejected(ch)
+	done := make(chan struct{})
+	return parallel(
+		func() error {
+			defer close(done)
+			return e.update(ctx, ch)
+		},
+		func() error { // with what this run has counted, unless it takes long
+			patience := time.NewTimer(enginePatience)
+			defer patience.Stop()
+			select {
+			case <-done:
+			case <-patience.C:
+			}
+			e.sendRejected(ch)
+			return nil
+		})
+}
+
+// update asks for health, then for statistics, and sends what they say.
+func (e *engine) update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	var budget atomic.Int32
 	budget.Store(maxEngineRequests)
 	if e.canary != nil {

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"mime"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,19 +57,21 @@ type enginePart struct {
 }
 
 // decodeEngine reads an answer of the named endpoint: JSON, flat or in an
-// envelope, or Prometheus text. It asks the content type first and then the
-// first byte. An empty text is an answer without values.
+// envelope, or Prometheus text, whatever it is called: the first byte tells.
+// Only HTML and an empty answer need the content type, and an empty text is an
+// answer without values.
 func decodeEngine(endpoint string, r *reply) (*engineAnswer, error) {
 	if r.isHTML() {
 		return nil, failf(ReasonParse, "%s: the answer is HTML", r.what)
 	}
 	body := bytes.TrimSpace(bytes.TrimPrefix(r.body, []byte("\ufeff")))
-	mt, _, _ := mime.ParseMediaType(r.header.Get("Content-Type"))
-	isJSON := mt == "application/json" || strings.HasSuffix(mt, "+json")
 	d := &engineDecoder{endpoint: endpoint}
 	switch {
-	case len(body) == 0 && !isJSON:
-	case len(body) == 0, body[0] == '{', body[0] == '[':
+	case len(body) == 0:
+		if strings.Contains(r.header.Get("Content-Type"), "json") {
+			return nil, failf(ReasonParse, "%s: the answer is empty, which is not JSON", r.what)
+		}
+	case body[0] == '{', body[0] == '[':
 		if !d.json(body) {
 			return nil, failf(ReasonParse, "%s: the answer is not valid JSON", r.what)
 		}
@@ -92,12 +93,14 @@ type engineValue struct {
 	series string
 	value  float64
 	adds   bool // series add up to the whole: counters in text
+	bad    bool // rejected and counted; what it is part of has no value either
 }
 
 type engineDecoder struct {
 	engineAnswer
 	endpoint string
 	values   []engineValue
+	over     bool // some values are left out
 
 	// JSON: what is left, the keys that lead here and the brain we are in.
 	rest  []byte
@@ -112,18 +115,26 @@ func (d *engineDecoder) add(row int, label, series string, v float64, adds bool)
 	switch {
 	case len(f.metric.Labels) > 0 && label == "": // of which layer?
 		d.rejected[rejectAmbiguous]++
-	case !ok:
-		d.rejected[why]++
 	case len(d.values) >= maxEngineValues:
 		d.rejected[rejectLimit]++
+		d.over = true
+	case !ok:
+		d.rejected[why]++
+		if adds {
+			d.values = append(d.values, engineValue{row: row, label: label, series: series, adds: true, bad: true})
+		}
 	default:
-		d.values = append(d.values, engineValue{row, label, series, base, adds})
+		if d.values == nil {
+			d.values = make([]engineValue, 0, 16)
+		}
+		d.values = append(d.values, engineValue{row: row, label: label, series: series, value: base, adds: adds})
 	}
 }
 
 // reduce makes one reading of the values of each row and label. Counters of
-// several series in text are summed. A gauge with several series that differ
-// has no one value: it is rejected as ambiguous.
+// several series in text are summed, or left out if one of them could not be
+// used: a sum that falls for a moment looks like a restart. A gauge with several
+// series that differ has no one value: it is rejected as ambiguous.
 func (d *engineDecoder) reduce() {
 	same := func(a, b engineValue) int {
 		return cmp.Or(cmp.Compare(a.row, b.row), strings.Compare(a.label, b.label))
@@ -144,6 +155,9 @@ func (d *engineDecoder) reduce() {
 		}
 		if labels++; labels > maxEngineLabels {
 			d.rejected[rejectLimit]++
+			continue
+		}
+		if group[0].adds && (d.over || slices.ContainsFunc(group, func(v engineValue) bool { return v.bad })) {
 			continue
 		}
 		v, ok := one(group)
@@ -299,6 +313,9 @@ func series(s *promtext.Sample) string {
 func (d *engineDecoder) histograms(hists *promtext.Histograms) {
 	all, rejected := hists.All()
 	d.rejected[rejectInconsistent] += rejected
+	if rejected > 0 {
+		return // a sum without it would look like a restart
+	}
 	for len(all) > 0 {
 		b := &buckets{count: all[0].Count, sum: all[0].Sum, bounds: all[0].Bounds, counts: all[0].Counts}
 		family, clash := all[0].Family, false
@@ -492,11 +509,14 @@ func (d *engineDecoder) isPart() (string, bool) {
 }
 
 func (d *engineDecoder) part(name string, healthy bool) {
-	if len(d.parts) >= maxEngineParts {
+	switch {
+	case name == "": // of what?
+		d.rejected[rejectAmbiguous]++
+	case len(d.parts) >= maxEngineParts:
 		d.rejected[rejectLimit]++
-		return
+	default:
+		d.parts = append(d.parts, enginePart{name, healthy})
 	}
-	d.parts = append(d.parts, enginePart{name, healthy})
 }
 
 func (d *engineDecoder) stringLeaf(s []byte) {

@@ -133,7 +133,7 @@ func uniqueNames(short, long []string) []string {
 // Close closes the connections.
 func (p *pipeline) Close() error {
 	for _, u := range p.urls {
-		_ = u.httpClient.Close() // never fails
+		_ = u.Close() // never fails
 	}
 	return nil
 }

@@ -4,6 +4,7 @@
 package collector
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -181,8 +182,9 @@ func (f *pipelineFamily) only(labels []promtext.Label) bool {
 // count takes note of a counter.
 func (r *pipelineReader) count(f *pipelineFamily, s *promtext.Sample) {
 	r.key = append(r.key[:0], f.desc.Name...)
+	slices.SortFunc(s.Labels, func(a, b promtext.Label) int { return cmp.Compare(a.Name, b.Name) })
 	for _, l := range s.Labels {
-		r.key = append(append(append(append(r.key, 0xff), l.Name...), 0xff), l.Value...)
+		r.key = append(append(append(append(r.key, 0xff), l.Name...), 0xff), l.Value...) // never in valid UTF-8
 	}
 	if c, ok := r.counters[string(r.key)]; ok {
 		c.value = f.base(s.Value)

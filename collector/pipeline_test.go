@@ -144,6 +144,7 @@ func TestPipelineReading(t *testing.T) {
 		{"the last of a gauge", "niodoo_rouge_l{iteration=\"1\"} 0.1\nniodoo_rouge_l{iteration=\"2\"} 0.2\n", false, "rouge_l_score{} 0.2", 0, 0, 0},
 		{"counters over iterations", "niodoo_threat_cycles{iteration=\"1\"} 9\nniodoo_threat_cycles{iteration=\"2\"} 5\nniodoo_threat_cycles{iteration=\"2\"} 6\n", false, "threat_cycles_total{} 15", 0, 0, 0},
 		{"counters of an end", "niodoo_threat_cycles{iteration=\"8\"} 9\nniodoo_rouge_l{iteration=\"8\"} 0.1\nniodoo_healing_cycles 7\n" + hist(`iteration="8"`, "50", 1, 1, "40"), true, "rouge_l_score{} 0.1, healing_cycles_total{} 7", 0, 0, 0},
+		{"labels in another order", "niodoo_threat_cycles{a=\"1\",b=\"2\"} 9\nniodoo_threat_cycles{b=\"2\",a=\"1\"} 11\n", false, "threat_cycles_total{} 11", 0, 0, 0},
 		{"the last of a counter", "niodoo_threat_cycles 9\nniodoo_threat_cycles 11\n", false, "threat_cycles_total{} 11", 0, 0, 0},
 		{"histograms over iterations", hist(`iteration="1"`, "50.0", 1, 1, "40") + hist(`iteration="2"`, "50", 0, 1, "2000"), false, "latency_seconds{} 2 2.04 [0.05] [1]", 0, 0, 0},
 		{"histograms with other bounds", hist(`iteration="1"`, "50", 1, 1, "40") + hist(`iteration="2"`, "60", 0, 1, "2000"), false, "latency_seconds{} 1 0.04 [0.05] [1]", 0, 1, 0},
@@ -532,7 +533,7 @@ func TestPipelineAuthorization(t *testing.T) {
 	t.Parallel()
 	srv := serveFunc(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer s3cret" {
-			w.WriteHeader(401)
+			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}
 		fmt.Fprint(w, "niodoo_entropy_bits 1\n")

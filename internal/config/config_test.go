@@ -47,6 +47,9 @@ func TestDefaults(t *testing.T) {
 	if named.Enabled("redis") || named.Required("ollama") || !named.Enabled("ollama") {
 		t.Error("enabled and required are not obeyed")
 	}
+	if p := mustParse(t, "pipeline: {files: [/var/lib/niodoo/*.prom]}").Pipeline; len(p.URLs) != 0 || len(p.Files) != 1 {
+		t.Errorf("files alone leave the URLs %v", p.URLs)
+	}
 	if named.Grafana.URL != "http://localhost:3000" {
 		t.Error("a section without keys loses its defaults")
 	}

@@ -56,7 +56,7 @@ func decode(file string, raw []byte) (*decoder, error) {
 	if err := root.Decode(d.cfg); err != nil {
 		return nil, d.typeErrors(err)
 	}
-	d.markNamed(root, d.cfg)
+	markNamed(root, d.cfg)
 	return d, nil
 }
 
@@ -176,13 +176,31 @@ func (d *decoder) errorf(key, format string, args ...any) {
 	d.errs = append(d.errs, fmt.Errorf("%s: %s: %s", where.String(), key, fmt.Sprintf(format, args...)))
 }
 
-// markNamed notes which sections the file has.
-func (d *decoder) markNamed(root *yaml.Node, cfg *Config) {
-	for i := 0; i+1 < len(root.Content); i += 2 {
-		if k := root.Content[i].Value; isSection(k) {
-			cfg.Section(k).named = true
+// markNamed notes which sections a mapping has.
+func markNamed(mapping *yaml.Node, cfg *Config) {
+	for mapping.Kind == yaml.AliasNode {
+		mapping = mapping.Alias
+	}
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		k, section := mapping.Content[i].Value, mapping.Content[i+1]
+		if !isSection(k) {
+			continue
+		}
+		cfg.Section(k).named = true
+		// Whoever names files and no URL reads files only.
+		if k == "pipeline" && hasKey(section, "files") && !hasKey(section, "urls") {
+			cfg.Pipeline.URLs = nil
 		}
 	}
+}
+
+func hasKey(mapping *yaml.Node, key string) bool {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == key {
+			return true
+		}
+	}
+	return false
 }
 
 // UnmarshalYAML starts a module from the defaults and notes which services it names.
@@ -197,13 +215,7 @@ func (m *Module) UnmarshalYAML(n *yaml.Node) error {
 			continue
 		}
 		c := &Config{Services: m.Services}
-		services := n.Content[i+1]
-		for services.Kind == yaml.AliasNode {
-			services = services.Alias
-		}
-		for j := 0; j+1 < len(services.Content); j += 2 {
-			c.Section(services.Content[j].Value).named = true
-		}
+		markNamed(n.Content[i+1], c)
 		m.Services = c.Services
 	}
 	return nil
