@@ -31,8 +31,8 @@ const (
 	backupNoManifest = "without a good backup, and where the newest is one of the manual's scripts'"
 )
 
-// All but the configured age are absent while the default directory does not
-// exist; that is the whole collector's idleness and not noted with each.
+// All are absent while the default directory does not exist; that is the whole
+// collector's idleness and not noted with each.
 var (
 	backupCount = gauge("backup", "backup_backups",
 		"Number of good backups: whole as far as can be told without reading every byte; 0 is worth an alert", backupFiles)
@@ -46,7 +46,7 @@ var (
 	backupFailed = gauge("backup", "backup_failed_checks",
 		"Number of whole backups whose last verification or restore drill failed", backupChecks)
 	backupUnreadable = gauge("backup", "backup_unreadable",
-		"Number of backups that the exporter could not look at; the collector fails too", backupFiles)
+		"Number of backups that the exporter could not look at, or not believe because they are from the future; the collector fails too", backupFiles)
 	backupTotalSize = gauge("backup", "backup_size_bytes",
 		"Size of all backups together, incomplete ones included", backupFiles)
 
@@ -108,7 +108,6 @@ func newBackup(cfg *config.Config, deps Deps) (Collector, error) {
 
 // Update implements [Collector].
 func (b *backups) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
-	ch <- backupMaxAge.metric(time.Duration(b.cfg.MaxAge).Seconds())
 	dir, err := backupDevice(b.cfg.Directory)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) && b.cfg.Directory == config.Default().Backup.Directory {
@@ -116,6 +115,7 @@ func (b *backups) Update(ctx context.Context, ch chan<- prometheus.Metric) error
 		}
 		return err
 	}
+	ch <- backupMaxAge.metric(time.Duration(b.cfg.MaxAge).Seconds())
 	sizeErr := b.filesystem(ch)
 	b.devices(ch, dir)
 	all, err := b.scanner.Scan(ctx, b.now())
@@ -136,7 +136,7 @@ func backupFailure(err error) error {
 		return fail(ReasonPermission, err)
 	case errors.Is(err, backup.ErrTooLarge):
 		return fail(ReasonTooLarge, err)
-	case errors.Is(err, backup.ErrVersion), errors.Is(err, backup.ErrDamaged):
+	case errors.Is(err, backup.ErrVersion), errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrFuture):
 		return fail(ReasonParse, err)
 	}
 	return err

@@ -276,8 +276,12 @@ func TestDockerFailures(t *testing.T) {
 	for _, f := range httpFailures() {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
-			s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: 1s}", f.url(t))))
-			expectFailureOf(t, s, "docker", f.up, f.reason, 5*time.Second)
+			timeout := "10s" // a loaded machine is not what is tested
+			if f.reason == ReasonTimeout {
+				timeout = "300ms"
+			}
+			s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: %s}", f.url(t), timeout)))
+			expectFailureOf(t, s, "docker", f.up, f.reason, 10*time.Second)
 		})
 	}
 	t.Run("no socket", func(t *testing.T) {
@@ -386,8 +390,8 @@ func TestDockerHangingContainer(t *testing.T) {
 		case <-released:
 		}
 	}
-	s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: 500ms}", f.start(t))))
-	res := expectFailureOf(t, s, "docker", true, ReasonTimeout, 2*time.Second)
+	s := scraper(t, only(t, "docker", fmt.Sprintf("{host: %q, timeout: 2s}", f.start(t))))
+	res := expectFailureOf(t, s, "docker", true, ReasonTimeout, 10*time.Second)
 	value(t, res.Families, `niodoo_docker_container_restarts_total{container="niodoo-postgres-1"}`)
 	value(t, res.Families, `niodoo_docker_container_cpu_seconds_total{container="niodoo-redis-1"}`)
 }

@@ -81,8 +81,8 @@ type gpuField struct {
 	// older is the field's name in older drivers, or the file's on other cards.
 	older string
 	desc  *Desc
-	// unit is what one of it is in base units.
-	unit float64
+	// One of it is unit base units, or per of it are one.
+	unit, per float64
 	// most is the largest value to believe, in base units; 0 is any. Some
 	// drivers report 65535 for "unknown".
 	most float64
@@ -96,7 +96,11 @@ const mebibyte = 1 << 20
 // not a number, which is how drivers say that they do not know.
 func (f *gpuField) value(text string) (float64, bool) {
 	v, err := strconv.ParseFloat(text, 64)
-	v *= f.unit
+	if f.per != 0 {
+		v /= f.per
+	} else {
+		v *= f.unit
+	}
 	if err != nil || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 || f.most > 0 && v > f.most {
 		return 0, false
 	}
@@ -106,20 +110,20 @@ func (f *gpuField) value(text string) (float64, bool) {
 // gpu reads NVIDIA cards through nvidia-smi, since the driver's library needs
 // cgo, and AMD cards from sysfs. It is the only collector that runs a program.
 type gpu struct {
-	named      bool // the file has the section: something must be there
-	namedSMI   bool // the file names the program
-	sysfs      string
-	patience   time.Duration
-	now        func() time.Time
-	nvidia     *nvidiaSMI
-	amd        hanging[[]amdCard]
-	buf        []byte // owned by the call in flight of amd
+	named    bool // the file has the section: something must be there
+	namedSMI bool // the file names the program
+	sysfs    string
+	patience time.Duration
+	now      func() time.Time
+	nvidia   *nvidiaSMI
+	amd      hanging[[]amdCard]
+	buf      []byte // owned by the call in flight of amd
 }
 
 func newGPU(cfg *config.Config, deps Deps) (Collector, error) {
 	return &gpu{
 		named:    cfg.GPU.Named(),
-		namedSMI: cfg.GPU.NVIDIASMI != config.Default().GPU.NVIDIASMI,
+		namedSMI: cfg.GPU.NVIDIASMI != "" && cfg.GPU.NVIDIASMI != config.Default().GPU.NVIDIASMI,
 		sysfs:    filepath.Clean(cfg.GPU.SysFS),
 		patience: time.Second,
 		now:      deps.Now,
@@ -177,14 +181,14 @@ func (c *amdCard) send(ch chan<- prometheus.Metric) {
 // below hwmon. Reading one may fail while the card sleeps or for what it does
 // not have: then there is no figure.
 var amdFields = []gpuField{
-	{name: "gpu_busy_percent", desc: gpuUtilization, unit: 0.01, most: 1},
-	{name: "mem_busy_percent", desc: gpuMemoryUtilization, unit: 0.01, most: 1},
+	{name: "gpu_busy_percent", desc: gpuUtilization, per: 100, most: 1},
+	{name: "mem_busy_percent", desc: gpuMemoryUtilization, per: 100, most: 1},
 	{name: "mem_info_vram_used", desc: gpuMemoryUsed, unit: 1},
 	{name: "mem_info_vram_total", desc: gpuMemoryTotal, unit: 1},
-	{name: "{hwmon}/temp1_input", desc: gpuTemperature, unit: 1e-3},
-	{name: "{hwmon}/power1_average", older: "{hwmon}/power1_input", desc: gpuPower, unit: 1e-6},
-	{name: "{hwmon}/power1_cap", desc: gpuPowerLimit, unit: 1e-6},
-	{name: "{hwmon}/pwm1", desc: gpuFan, unit: 1.0 / 255, most: 1},
+	{name: "{hwmon}/temp1_input", desc: gpuTemperature, per: 1e3},
+	{name: "{hwmon}/power1_average", older: "{hwmon}/power1_input", desc: gpuPower, per: 1e6},
+	{name: "{hwmon}/power1_cap", desc: gpuPowerLimit, per: 1e6},
+	{name: "{hwmon}/pwm1", desc: gpuFan, per: 255, most: 1},
 	{name: "{hwmon}/freq1_input", desc: gpuGraphicsClock, unit: 1},
 	{name: "{hwmon}/freq2_input", desc: gpuMemoryClock, unit: 1},
 }

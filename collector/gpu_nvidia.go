@@ -4,7 +4,6 @@
 package collector
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,14 +23,14 @@ var nvidiaIdentity = []string{"index", "uuid", "name", "driver_version"}
 
 // nvidiaFields are the figures nvidia-smi is asked for.
 var nvidiaFields = []gpuField{
-	{name: "utilization.gpu", desc: gpuUtilization, unit: 0.01, most: 1},
+	{name: "utilization.gpu", desc: gpuUtilization, per: 100, most: 1},
 	{name: "memory.used", desc: gpuMemoryUsed, unit: mebibyte},
 	{name: "memory.total", desc: gpuMemoryTotal, unit: mebibyte},
 	{name: "temperature.gpu", desc: gpuTemperature, unit: 1},
 	{name: "power.draw", desc: gpuPower, unit: 1},
-	{name: "utilization.memory", desc: gpuMemoryUtilization, unit: 0.01, most: 1, optional: true},
+	{name: "utilization.memory", desc: gpuMemoryUtilization, per: 100, most: 1, optional: true},
 	{name: "power.limit", desc: gpuPowerLimit, unit: 1, optional: true},
-	{name: "fan.speed", desc: gpuFan, unit: 0.01, optional: true},
+	{name: "fan.speed", desc: gpuFan, per: 100, optional: true},
 	{name: "clocks.gr", desc: gpuGraphicsClock, unit: 1e6, optional: true},
 	{name: "clocks.mem", desc: gpuMemoryClock, unit: 1e6, optional: true},
 	{name: "pcie.link.width.current", desc: gpuPCIeWidth, unit: 1, optional: true},
@@ -75,8 +74,6 @@ const (
 	maxNVIDIAOutput = 1 << 20
 	// nvidiaWaitDelay is how long a killed nvidia-smi may keep its pipes open.
 	nvidiaWaitDelay = 2 * time.Second
-	// maxNVIDIAMessage bounds what of a message goes into the log, in bytes.
-	maxNVIDIAMessage = 200
 )
 
 var errNoNVIDIASMI = fail(ReasonNotFound, errors.New("nvidia-smi is not installed"))
@@ -88,16 +85,21 @@ type nvidiaSMI struct {
 	interval, timeout time.Duration
 	now               func() time.Time
 
-	mu      sync.Mutex
-	sample  *nvidiaSample
-	ready   chan struct{} // closed once there is a sample
-	cancel  context.CancelFunc
-	stopped chan struct{} // closed when the loop has ended
+	mu   sync.Mutex
+	pace *nvidiaPace // the one begun last
 
 	// What follows belongs to the query in flight.
 	unknown map[string]bool // fields this driver does not have
 	driver  string          // the driver's version when that was learnt
 	seen    map[string]bool // uuids
+}
+
+// nvidiaPace is the background work from the first scrape until close.
+type nvidiaPace struct {
+	cancel  context.CancelFunc
+	ready   chan struct{} // closed once there is a sample
+	stopped chan struct{} // closed when the loop has ended
+	sample  *nvidiaSample // guarded by nvidiaSMI.mu
 }
 
 // nvidiaSample is what one run of nvidia-smi told.
@@ -124,19 +126,24 @@ func newNVIDIASMI(program string, interval time.Duration, deps Deps) *nvidiaSMI 
 // waits for a sample until ctx ends.
 func (n *nvidiaSMI) latest(ctx context.Context) *nvidiaSample {
 	n.mu.Lock()
-	if n.cancel == nil {
-		var loop context.Context
-		loop, n.cancel = context.WithCancel(context.Background())
-		n.sample, n.ready, n.stopped = nil, make(chan struct{}), make(chan struct{})
-		go n.loop(loop, n.ready, n.stopped)
+	p := n.pace
+	if p == nil || p.cancel == nil {
+		var before chan struct{}
+		if p != nil {
+			before = p.stopped
+		}
+		p = &nvidiaPace{ready: make(chan struct{}), stopped: make(chan struct{})}
+		var life context.Context
+		life, p.cancel = context.WithCancel(context.Background())
+		n.pace = p
+		go n.loop(life, p, before)
 	}
-	ready := n.ready
 	n.mu.Unlock()
 	select {
-	case <-ready:
+	case <-p.ready:
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		return n.sample
+		return p.sample
 	case <-ctx.Done():
 		return &nvidiaSample{err: failf(ReasonTimeout, "nvidia-smi has not answered yet: %w", ctx.Err())}
 	}
@@ -145,15 +152,16 @@ func (n *nvidiaSMI) latest(ctx context.Context) *nvidiaSample {
 // close ends the pace. It waits for a program that can be killed.
 func (n *nvidiaSMI) close() error {
 	n.mu.Lock()
-	cancel, stopped := n.cancel, n.stopped
-	n.cancel = nil
-	n.mu.Unlock()
-	if cancel == nil {
+	p := n.pace
+	if p == nil || p.cancel == nil {
+		n.mu.Unlock()
 		return nil
 	}
-	cancel()
+	p.cancel()
+	p.cancel = nil
+	n.mu.Unlock()
 	select {
-	case <-stopped:
+	case <-p.stopped:
 		return nil
 	case <-time.After(2 * nvidiaWaitDelay):
 		return errors.New("nvidia-smi cannot be killed")
@@ -163,25 +171,28 @@ func (n *nvidiaSMI) close() error {
 // loop takes a sample at each tick. A query that does not come back in time
 // is a failed sample, and the next one waits for it: an unkillable process
 // never has a second beside it.
-func (n *nvidiaSMI) loop(ctx context.Context, ready, stopped chan struct{}) {
-	defer close(stopped)
+func (n *nvidiaSMI) loop(ctx context.Context, p *nvidiaPace, before chan struct{}) {
+	defer close(p.stopped)
+	if before != nil {
+		<-before
+	}
 	tick := time.NewTicker(n.interval)
 	defer tick.Stop()
 	keep := func(s *nvidiaSample) {
 		n.mu.Lock()
-		first := n.sample == nil
-		n.sample = s
+		first := p.sample == nil
+		p.sample = s
 		n.mu.Unlock()
 		if first {
-			close(ready)
+			close(p.ready)
 		}
 	}
 	for {
 		done := make(chan *nvidiaSample, 1)
 		go func() {
 			defer func() {
-				if p := recover(); p != nil {
-					done <- &nvidiaSample{at: n.now(), err: panicError(p)}
+				if r := recover(); r != nil {
+					done <- &nvidiaSample{at: n.now(), err: panicError(r)}
 				}
 			}()
 			done <- n.query(ctx)
@@ -201,6 +212,9 @@ func (n *nvidiaSMI) loop(ctx context.Context, ready, stopped chan struct{}) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
@@ -303,7 +317,7 @@ func (n *nvidiaSMI) run(ctx context.Context, program string, fields []nvidiaColu
 	cmd := exec.CommandContext(ctx, program, "--query-gpu="+strings.Join(names, ","), "--format=csv,noheader,nounits")
 	cmd.Env = []string{"LC_ALL=C"}
 	cmd.WaitDelay = nvidiaWaitDelay
-	printed := &cappedBuffer{left: maxNVIDIAOutput}
+	printed := &nvidiaOutput{left: maxNVIDIAOutput}
 	cmd.Stdout, cmd.Stderr = printed, printed
 	err = cmd.Run()
 	var exit *exec.ExitError
@@ -313,25 +327,25 @@ func (n *nvidiaSMI) run(ctx context.Context, program string, fields []nvidiaColu
 	case printed.over:
 		return nil, 0, failf(ReasonTooLarge, "nvidia-smi printed more than %d bytes", maxNVIDIAOutput)
 	case errors.As(err, &exit) && exit.ExitCode() >= 0:
-		return printed.Bytes(), exit.ExitCode(), nil
+		return printed.kept, exit.ExitCode(), nil
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
 		return nil, 0, fmt.Errorf("running nvidia-smi: %w", err)
 	}
-	return printed.Bytes(), 0, nil
+	return printed.kept, 0, nil
 }
 
-// cappedBuffer keeps what is written to it up to its cap and swallows the rest.
-type cappedBuffer struct {
-	bytes.Buffer
+// nvidiaOutput keeps what is written to it up to its cap and swallows the rest.
+type nvidiaOutput struct {
+	kept []byte
 	left int
 	over bool
 }
 
-func (b *cappedBuffer) Write(p []byte) (int, error) {
+func (b *nvidiaOutput) Write(p []byte) (int, error) {
 	keep := p[:min(len(p), b.left)]
 	b.over = b.over || len(keep) < len(p)
 	b.left -= len(keep)
-	b.Buffer.Write(keep)
+	b.kept = append(b.kept, keep...)
 	return len(p), nil
 }
 
@@ -366,7 +380,6 @@ func (n *nvidiaSMI) parse(out []byte, code int, fields []nvidiaColumn) *nvidiaSa
 	}
 	s.lost = max(lost, n.missing(s.gpus))
 	message := cleanLabel(strings.Join(said, " "))
-	message = message[:min(len(message), maxNVIDIAMessage)]
 	switch exit, known := nvidiaExits[code]; {
 	case code != 0 && known:
 		s.err = failf(exit.reason, "nvidia-smi exited with %d, %s: %s", code, exit.means, message)

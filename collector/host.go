@@ -483,15 +483,15 @@ func (h *host) parseDiskstats(b *hostBatch, data []byte) error {
 		left--
 		labels := h.label(name)
 		for _, f := range [...]struct {
-			desc  *Desc
-			field int
-			unit  float64
-		}{{hostDiskRead, 5, hostSectorSize}, {hostDiskWritten, 9, hostSectorSize}, {hostDiskBusy, 12, 1e-3}} {
+			desc      *Desc
+			field     int
+			unit, per float64
+		}{{hostDiskRead, 5, hostSectorSize, 1}, {hostDiskWritten, 9, hostSectorSize, 1}, {hostDiskBusy, 12, 1, 1000}} {
 			v, err := hostNumber(h.fields[f.field])
 			if err != nil {
 				return err
 			}
-			b.send(f.desc, v*f.unit, labels)
+			b.send(f.desc, v*f.unit/f.per, labels)
 		}
 	}
 	return nil

@@ -335,7 +335,7 @@ func TestOllamaCanary(t *testing.T) {
 	for range 5 {
 		scrape(t, s)
 	}
-	s.CloseConnections() // waits for one in flight
+	redisClose(s) // waits for one in flight
 	if len(o.asked) > 0 {
 		t.Error("asked again although nobody else has used the model")
 	}
@@ -418,7 +418,7 @@ func TestOllamaCanaryKeepsStill(t *testing.T) {
 			for range 3 {
 				scrape(t, s)
 			}
-			s.CloseConnections() // would wait for one in flight
+			redisClose(s) // would wait for one in flight
 			if len(o.asked) > 0 {
 				t.Errorf("asked %v", <-o.asked)
 			}
@@ -458,7 +458,7 @@ func TestOllamaCanaryClose(t *testing.T) {
 		scrape(t, s)
 	}
 	<-o.asked
-	s.CloseConnections()
+	redisClose(s)
 	select {
 	case <-ended:
 	case <-time.After(5 * time.Second):

@@ -67,6 +67,13 @@ func redisDo(t testing.TB, r *localserver.Redis, commands ...string) []string {
 	return replies
 }
 
+// redisClose closes a scraper's collectors, which may be used again.
+func redisClose(s *Scraper) {
+	for _, u := range s.units {
+		u.close()
+	}
+}
+
 // redisAwait waits until ok holds.
 func redisAwait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -441,12 +448,12 @@ func TestRedisLoading(t *testing.T) {
 	t.Parallel()
 	r := redisServer(t, localserver.RedisOptions{})
 	var fill []string
-	for i := range 2000 {
+	for i := range 5000 {
 		fill = append(fill, fmt.Sprintf("SET key:%d value:%d", i, i))
 	}
 	redisDo(t, r, append(fill, "SAVE")...)
 	r.Kill()
-	if err := r.Start(t.Context(), "key-load-delay 20000", "loading-process-events-interval-bytes 1024"); err != nil {
+	if err := r.Start(t.Context(), "key-load-delay 2000", "loading-process-events-interval-bytes 1024"); err != nil {
 		t.Fatal(err)
 	}
 	res := expectFailure(t, only(t, "redis", redisSection(r.Addr, "")), "redis", false, ReasonNotReady)
@@ -554,7 +561,7 @@ func TestRedisRestart(t *testing.T) {
 	if res := scrape(t, s); len(res.Failures) > 0 {
 		t.Fatalf("right after it came back: %v", res.Failures)
 	}
-	s.CloseConnections()
+	redisClose(s)
 	redisAwait(t, "no connection but ours", func() bool {
 		conn, err := net.Dial("unix", r.Socket)
 		if err != nil {
@@ -614,7 +621,7 @@ func TestRedisCancelled(t *testing.T) {
 	s := scraper(t, only(t, "redis", redisSection(hang(t), ", timeout: 1m")))
 	started := time.Now()
 	s.Scrape(context.Background(), 100*time.Millisecond, nil)
-	s.CloseConnections() // waits for the run
+	redisClose(s) // waits for the run
 	if d := time.Since(started); d > 5*time.Second {
 		t.Errorf("the run ended after %s", d)
 	}
@@ -667,6 +674,17 @@ func TestRedisUnixSocket(t *testing.T) {
 		t.Error(res.Failures)
 	}
 	expectFailure(t, only(t, "redis", redisSection(r.Socket, ", tls_config: {}")), "redis", false, ReasonConfig)
+}
+
+// A socket that we may not open says nothing about the server: unlike Redis'
+// own NOPERM it does not mean up.
+func TestRedisSocketForbidden(t *testing.T) {
+	t.Parallel()
+	deps := Deps{DialContext: func(_ context.Context, network, _ string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.EACCES)}
+	}}
+	s := scraperWith(t, only(t, "redis", redisSection("/run/redis/redis.sock", "")), deps, Options{})
+	expectFailureOf(t, s, "redis", false, ReasonPermission, 2*time.Second)
 }
 
 func TestRedisTLS(t *testing.T) {

@@ -702,7 +702,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--bogus"}, 64, "unknown long flag '--bogus'"},
 		{[]string{"--collector.bogus"}, 64, "unknown long flag"},
 		{[]string{"extra"}, 64, "unexpected"},
-		{[]string{"--log.level=loud"}, 64, "log.level"},
+		{[]string{"--log.level=loud"}, 64, "enum value must be one of debug,info,warn,error"},
 		{[]string{"--scrape.timeout=0s"}, 64, "--scrape.timeout is 0s; it must be more than 0"},
 		{[]string{"--config.check", "--config.file=" + good}, 0, "The configuration is valid. Collectors: grafana."},
 		{[]string{"--config.check", "--config.file=" + good, "--collector.redis", "--no-collector.grafana"}, 0, "Collectors: redis."},

@@ -71,6 +71,8 @@ var (
 	ErrVersion = errors.New("unknown version")
 	// ErrTooLarge says that a file is over the limits.
 	ErrTooLarge = errors.New("too large")
+	// ErrFuture says that a backup was made by a wrong clock, or read by one.
+	ErrFuture = errors.New("from the future")
 )
 
 // Class is the retention class of a backup.
@@ -196,8 +198,8 @@ func (s Summary) validate() error {
 	switch {
 	case !slices.Contains(Classes, s.Class):
 		return fmt.Errorf("the class %.100q is unknown", s.Class)
-	case s.Started.Unix() <= 0:
-		return errors.New("the time it was started is missing")
+	case s.Started.Unix() <= 0, s.Started.UTC().Year() > 9999:
+		return errors.New("the time it was started is missing or none")
 	case !(s.Seconds >= 0):
 		return errors.New("the duration is not a time")
 	case s.ContentBytes < 0:

@@ -139,6 +139,11 @@ func (s *Scanner) Scan(ctx context.Context, now time.Time) ([]Backup, error) {
 		f := found[stem]
 		for _, look := range []func(string, *files, time.Time) (Backup, bool, error){s.native, s.legacyArchive, s.legacyDirectory} {
 			b, ok, err := look(stem, f, now)
+			if err == nil && ok && b.Time.After(now.Add(Grace)) {
+				// It would pass for the newest, and fresh, until that day.
+				err = fmt.Errorf("%s: %w: it claims to be of %s", b.Name, ErrFuture, b.Time.Format(time.RFC3339))
+				b.State, b.Problem = Unknown, err.Error()
+			}
 			if err != nil {
 				errs = append(errs, err)
 			}
