@@ -95,7 +95,8 @@ var pgAttempts = map[string][]pgEncryption{
 
 // connect makes a session: one logical connect, whatever sslmode tries.
 func (p *postgresql) connect(ctx context.Context) (*pgSession, error) {
-	ctx, cancel := context.WithTimeout(ctx, pgPatience(ctx))
+	patience := pgPatience(ctx)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	password, err := p.cfg.PasswordFile.Read()
 	if err != nil {
@@ -107,7 +108,7 @@ func (p *postgresql) connect(ctx context.Context) (*pgSession, error) {
 	}
 	attempts := p.attempts()
 	for i, encryption := range attempts {
-		s, encrypted, attemptErr := p.attempt(ctx, password, encryption, tlsCfg)
+		s, encrypted, attemptErr := p.attempt(ctx, password, encryption, tlsCfg, min(pgStatementTimeout, patience))
 		if attemptErr == nil {
 			return s, nil
 		}
@@ -132,12 +133,15 @@ func pgTryOtherWay(err error, encryption pgEncryption, encrypted bool) bool {
 	return encryption == pgOffered && classify(err) == ReasonTLS
 }
 
-// attempt connects and logs in once. encrypted says how far it came.
-func (p *postgresql) attempt(ctx context.Context, password config.Secret, encryption pgEncryption, tlsCfg *tls.Config) (_ *pgSession, encrypted bool, _ error) {
+// attempt connects and logs in once. encrypted says how far it came. The
+// parameters are the server's only at the start: set later, a pooler would
+// hand them to other clients. PgBouncer takes them if its
+// ignore_startup_parameters names them.
+func (p *postgresql) attempt(ctx context.Context, password config.Secret, encryption pgEncryption, tlsCfg *tls.Config,
+	statement time.Duration) (_ *pgSession, encrypted bool, _ error) {
 	cfg := p.base.Copy()
 	cfg.Host, cfg.Port = p.cfg.Host, uint16(p.cfg.Port)
 	cfg.User, cfg.Database, cfg.Password = p.cfg.User, p.cfg.Database, password.Reveal()
-	statement := min(pgStatementTimeout, pgPatience(ctx))
 	cfg.RuntimeParams = map[string]string{
 		"application_name":                    "niodoo_exporter",
 		"client_encoding":                     "UTF8",
@@ -317,6 +321,9 @@ func (s *pgSession) close() {
 	}
 }
 
+// peer is the server's address.
+func (s *pgSession) peer() string { return s.conn.RemoteAddr().String() }
+
 // abort closes a session that is broken.
 func (s *pgSession) abort() {
 	c := s.conn
@@ -475,6 +482,9 @@ func pgFatal(msg *pgproto3.ErrorResponse) bool {
 // another server's session than the one that knows it, or one that another
 // client has prepared it in.
 func pgNotPrepared(err error) bool {
+	if err == nil {
+		return false
+	}
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "26000" || pgErr.Code == "42P05")
 }

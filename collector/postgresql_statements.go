@@ -182,13 +182,13 @@ var pgStatements = []*pgStatement{
 	{
 		name: "standby",
 		columns: []pgColumn{
-			{desc: pg("standby_receiving", "Whether this standby streams from its primary", "pg_stat_wal_receiver status").absent("on a primary")},
+			{desc: pg("standby_receiving", "Whether this standby streams from its primary", "pg_stat_wal_receiver status").absent("on a primary, and to a role without pg_monitor")},
 			{desc: pg("standby_lag_bytes", "Write-ahead log that this standby has received and not replayed", "pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()").
 				absent("on a primary")},
 			{desc: pg("standby_lag_seconds", "Age of the last transaction replayed on this standby, 0 when all that was received is replayed",
 				"pg_last_xact_replay_timestamp()").absent("on a primary, and before the standby has replayed a transaction")},
 		},
-		sql: `SELECT (SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'), ` +
+		sql: `SELECT CASE WHEN ` + pgSeesAll + ` THEN (SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming') END, ` +
 			`pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::float8, ` +
 			`CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 ` +
 			`ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()) END::float8 WHERE pg_is_in_recovery()`,
@@ -264,6 +264,10 @@ func pgStatementsFor(major int) []*pgStatement {
 
 // samples appends a row's samples.
 func (st *pgStatement) samples(to []prometheus.Metric, values [][]byte) ([]prometheus.Metric, error) {
+	labels := make([]string, st.labels) // shared by the row's samples
+	for i := range labels {
+		labels[i] = string(values[i])
+	}
 	for i, col := range st.columns {
 		raw := values[st.labels+i]
 		if raw == nil {
@@ -280,16 +284,13 @@ func (st *pgStatement) samples(to []prometheus.Metric, values [][]byte) ([]prome
 				return to, failf(ReasonParse, "statement %s: column %d is %.40q", st.name, st.labels+i+1, raw)
 			}
 		}
-		labels := make([]string, 0, 3)
-		for _, l := range values[:st.labels] {
-			labels = append(labels, string(l))
-		}
+		of := labels
 		if col.extra != "" {
-			labels = append(labels, col.extra)
+			of = append(labels[:len(labels):len(labels)], col.extra)
 		}
 		// Nothing here can be negative; a difference between two clocks, or
 		// between two moments, can.
-		to = append(to, col.desc.metric(max(0, v), labels...))
+		to = append(to, col.desc.metric(max(0, v), of...))
 	}
 	return to, nil
 }
