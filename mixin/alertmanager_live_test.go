@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -538,7 +539,7 @@ func (b *amMailbox) next(t *testing.T) (m amMail, subject, text, page string) {
 	}
 	for parts := multipart.NewReader(msg.Body, params["boundary"]); ; {
 		part, err := parts.NextPart() // undoes quoted-printable
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -680,7 +681,7 @@ func TestAlertmanagerNotifies(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			fast := `{ group_wait: '100ms', group_interval: '500ms' }`
+			fast := `{ group_wait: '500ms', group_interval: '500ms' }`
 			server := amStart(t, program, amWrite(t, fmt.Sprintf(`{
 				smtp+: { smarthost: '%s', to: 'oncall@example.com, boss@example.com', requireTLS: false, authUsername: '%s', authPasswordFile: '%s/smtp' },
 				webhooks+: { heartbeat: '%s/hooks/heartbeat', incidents: '%s/hooks/incidents' },
