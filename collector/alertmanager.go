@@ -28,10 +28,10 @@ var (
 		"Number of alerts by state and severity; suppressed ones are silenced, inhibited or muted, "+
 			"and other is any other severity or none given", "/api/v2/alerts", "state", "severity")
 	alertmanagerOldest = gauge("alertmanager", "alertmanager_oldest_active_alert_start_time_seconds",
-		"Time at which the oldest active alert began, Unix time, alerts of severity none left out",
+		"Time at which the oldest active alert began, alerts of severity none left out",
 		"/api/v2/alerts startsAt").absent("while there is no such alert")
 	alertmanagerStart = gauge("alertmanager", "alertmanager_start_time_seconds",
-		"Time at which Alertmanager started, Unix time", "/api/v2/status uptime")
+		"Time at which Alertmanager started", "/api/v2/status uptime")
 	alertmanagerCluster = gauge("alertmanager", "alertmanager_cluster_status",
 		"Which state the cluster of Alertmanagers is in: 1 for that one, 0 for the others", "/api/v2/status cluster.status", "status")
 	alertmanagerPeers = gauge("alertmanager", "alertmanager_cluster_peers",
@@ -47,7 +47,7 @@ var alertmanagerMirrors = []mirror{
 		"Whether the last load of the configuration succeeded; if not, the one before it is in force",
 		"/metrics alertmanager_config_last_reload_successful")},
 	{from: []string{"alertmanager_config_last_reload_success_timestamp_seconds"}, desc: gauge("alertmanager", "alertmanager_config_last_reload_success_timestamp_seconds",
-		"Time at which the configuration in force was loaded, Unix time",
+		"Time at which the configuration in force was loaded",
 		"/metrics alertmanager_config_last_reload_success_timestamp_seconds")},
 	{from: []string{"alertmanager_silences"}, labels: []string{"state"}, known: silenceStates, desc: gauge("alertmanager", "alertmanager_silences",
 		"Number of silences by state; expired ones are kept for a while", "/metrics alertmanager_silences", "state")},

@@ -78,9 +78,9 @@ var (
 		"Moment whose data the newest verified backup holds: what is certain to be there after a disaster", backupChecks+" verified").
 		absent("until a backup has passed its verification")
 	backupDrilledAt = gauge("backup", "backup_last_drill_timestamp_seconds",
-		"Time at which a backup was last restored somewhere else and found to be right", backupChecks+" drilled.finished").absent("until one has")
+		"Time at which a backup was last restored somewhere else and found to be right; niodoo_operations_drill_last_success_timestamp_seconds is from the drills' own record", backupChecks+" drilled.finished").absent("until one has")
 	backupRecovery = gauge("backup", "backup_last_recovery_seconds",
-		"Time that the last good restore drill took from the start to compared rows", backupChecks+" drilled.duration_seconds").
+		"Time that the last good restore drill took from the start to compared rows; niodoo_operations_drill_last_recovery_seconds is of the last one, good or not", backupChecks+" drilled.duration_seconds").
 		absent("until a drill has succeeded")
 
 	backupSameDevice = gauge("backup", "backup_same_device",
@@ -175,7 +175,7 @@ func backupDevice(path string) (uint64, error) {
 	if !ok {
 		return 0, errors.ErrUnsupported
 	}
-	return uint64(st.Dev), nil
+	return uint64(st.Dev), nil //nolint:unconvert // 32 bits wide on other systems
 }
 
 // backupReport sends what is known of the backups, which are newest first.

@@ -117,17 +117,22 @@ func parallel(parts ...func() error) error {
 
 // newCollector calls a factory and turns its failure into a collector that
 // says so on every scrape: one bad section does not silence the others.
-func newCollector(f factory, cfg *config.Config, deps Deps) Collector {
+func newCollector(f factory, cfg *config.Config, deps Deps) (c Collector) {
+	defer func() {
+		if p := recover(); p != nil {
+			c = broken{panicError(p)}
+		}
+	}()
 	c, err := f(cfg, deps)
 	if err != nil {
-		return broken{fmt.Errorf("setting up: %w", err)}
+		return broken{fail(ReasonConfig, fmt.Errorf("setting up: %w", err))}
 	}
 	return c
 }
 
-// broken is a collector whose configuration cannot be used.
+// broken is a collector that could not be made.
 type broken struct{ err error }
 
 func (b broken) Update(context.Context, chan<- prometheus.Metric) error {
-	return fail(ReasonConfig, b.err)
+	return b.err
 }

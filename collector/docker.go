@@ -88,7 +88,7 @@ var (
 	dockerExitCode = gauge("docker", "docker_container_exit_code",
 		"Exit code of the container's last run; 128 and a signal's number for a killed one", dockerInspect+"State.ExitCode", "container").
 		absent("for containers that run or never ran")
-	dockerStarted = gauge("docker", "docker_container_start_timestamp_seconds",
+	dockerStarted = gauge("docker", "docker_container_start_time_seconds",
 		"Time at which the container was last started", dockerInspect+"State.StartedAt", "container").
 		absent("for containers that never ran")
 
@@ -168,9 +168,6 @@ func newDocker(cfg *config.Config, deps Deps) (Collector, error) {
 func (d *docker) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	ping, err := d.ping(ctx)
 	if err != nil {
-		if isDial(err) { // also EACCES: nobody has answered, whatever the reason means elsewhere
-			status{}.send(ch, "docker")
-		}
 		return err
 	}
 	status{up: true, response: ping.elapsed, version: dockerVersion(ping.header.Get("Server")), tlsNotAfter: ping.tlsNotAfter}.send(ch, "docker")
@@ -332,7 +329,7 @@ func dockerOK(r *reply) error {
 func dockerName(id string, names []string) string {
 	for _, n := range names {
 		n = strings.TrimPrefix(n, "/")
-		if n != "" && !strings.Contains(n, "/") && !(len(id) >= 12 && strings.HasPrefix(n, id[:12]+"_")) {
+		if n != "" && !strings.Contains(n, "/") && (len(id) < 12 || !strings.HasPrefix(n, id[:12]+"_")) {
 			return n
 		}
 	}

@@ -352,8 +352,7 @@ func (ep *engineEndpoint) ask(ctx context.Context, c *httpClient, now time.Time,
 	}
 	for {
 		answer, err := ep.askPath(ctx, c)
-		var notThere *engineNotThere
-		if !errors.As(err, &notThere) {
+		if _, ok := errors.AsType[*engineNotThere](err); !ok {
 			ep.missing = 0
 			if err == nil {
 				ep.found, ep.failures, ep.err = true, 0, nil

@@ -15,7 +15,7 @@ func engineCounter(name, help, source string) *Desc {
 
 var (
 	consciousnessEvents = engineCounter("consciousness_events_total",
-		"Consciousness events processed", "consciousness_events_total")
+		"Consciousness events processed; niodoo_consciousness_events_per_second is the engine's own rate", "consciousness_events_total")
 	consciousnessEventRate = engineGauge("consciousness_events_per_second",
 		"Consciousness events processed per second as the engine reports it; niodoo_consciousness_events_total is the counter",
 		"events_processed_per_second")
@@ -74,11 +74,11 @@ var (
 		"Memory operations", "memory_operations_total")
 
 	engineRequests = engineCounter("engine_requests_total",
-		"Requests the engine has served", "requests_total, http_requests_total")
+		"Requests the engine has served; niodoo_engine_requests_per_second is its own rate", "requests_total, http_requests_total")
 	engineErrors = engineCounter("engine_errors_total",
 		"Requests that failed", "errors_total, http_errors_total")
 	engineRequestRate = engineGauge("engine_requests_per_second",
-		"Requests per second as the engine reports it; these are not consciousness events", "requests_per_second")
+		"Requests per second as the engine reports it; these are not consciousness events, and niodoo_engine_requests_total is the counter", "requests_per_second")
 	engineErrorRatio = engineGauge("engine_error_ratio",
 		"Share of requests that fail", "error_rate")
 	engineResponseTime = engineGauge("engine_response_time_seconds",

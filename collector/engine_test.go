@@ -732,7 +732,7 @@ func TestEngineCanaryPace(t *testing.T) {
 		calls := 0
 		c := newEngineCanary(&httpClient{}, only(t, "engine", "{canary: {enabled: true}}").Engine.Canary, time.Now)
 		c.client.authorize = func(*http.Request) error { calls++; return failf(ReasonConfig, "no") }
-		c.client.base = httptest.NewRequest("GET", "http://x/", nil).URL
+		c.client.base = httptest.NewRequest(http.MethodGet, "http://x/", nil).URL
 		ch := make(chan prometheus.Metric, 10)
 		c.update(ch)
 		synctest.Wait()

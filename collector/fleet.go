@@ -4,6 +4,7 @@
 package collector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type Fleet struct {
 	mu      sync.Mutex
 	targets map[fleetKey]*fleetTarget
 	swept   time.Time
+	closed  bool
 }
 
 type fleetKey struct{ module, target string }
@@ -105,14 +107,7 @@ func (f *Fleet) Probe(ctx context.Context, module, target string, timeout time.D
 		return Result{}, err
 	}
 	started := time.Now()
-	var s *Scraper
-	if logger != nil {
-		s = f.scraper(module, target, logger)
-		defer func() { go s.Retire(nil) }() // not waiting for one that hangs
-		s.Hold()
-	} else {
-		s = f.acquire(module, target)
-	}
+	s := f.acquire(module, target, logger)
 	defer s.Release()
 	res := s.Scrape(ctx, timeout, nil)
 	res.Families = MergeFamilies(res.Families, []*dto.MetricFamily{
@@ -122,10 +117,17 @@ func (f *Fleet) Probe(ctx context.Context, module, target string, timeout time.D
 	return res, nil
 }
 
-// acquire returns the target's scraper, held.
-func (f *Fleet) acquire(module, target string) *Scraper {
+// acquire returns the target's scraper, held. It is remembered, unless a probe
+// has a logger of its own or the configuration is not in force any more.
+func (f *Fleet) acquire(module, target string, logger *slog.Logger) *Scraper {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if logger != nil || f.closed {
+		s := f.scraper(module, target, cmp.Or(logger, f.deps.Logger))
+		s.Hold()
+		go s.Retire(nil) // once it is released
+		return s
+	}
 	now := f.deps.Now()
 	f.sweep(now)
 	k := fleetKey{module, target}
@@ -186,10 +188,12 @@ func (f *Fleet) scraper(module, target string, logger *slog.Logger) *Scraper {
 	return NewScraper(cfg, deps, f.opts, nil)
 }
 
-// Close forgets all targets.
+// Close forgets all targets, and from now on remembers none: probes in flight
+// come to their end.
 func (f *Fleet) Close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	for k := range f.targets {
 		f.forget(k)
 	}

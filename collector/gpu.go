@@ -36,7 +36,7 @@ var (
 		"nvidia-smi uuid, name, driver_version; amdgpu unique_id", "gpu", "uuid", "name", "driver", "vendor")
 
 	gpuUtilization = gpuGauge("utilization_ratio",
-		"Share of the driver's last sampling period in which the processor worked, not how full it was",
+		"Share of the driver's last sampling period in which the processor worked, not how full it was; niodoo_engine_gpu_usage_ratio is what the engine says",
 		"nvidia-smi utilization.gpu, amdgpu gpu_busy_percent", "in MIG mode")
 	gpuMemoryUtilization = gpuGauge("memory_utilization_ratio",
 		"Share of the driver's last sampling period in which the memory was read or written",

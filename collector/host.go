@@ -25,12 +25,12 @@ func init() { register("host", newHost) }
 
 var (
 	hostCPUSeconds = counter("host", "host_cpu_seconds_total",
-		"Time the CPUs spent in each mode, summed over all of them; guests are inside user and nice",
+		"Time the CPUs spent in each mode, summed over all of them; guests are inside user and nice. niodoo_engine_cpu_usage_ratio is what the engine says of itself",
 		"/proc/stat cpu", "mode")
 	hostCPUs = gauge("host", "host_cpus",
 		"Number of CPUs that are online", "/proc/stat cpu0 and on")
 	hostBootTime = gauge("host", "host_boot_time_seconds",
-		"Time at which the machine was booted, since the epoch", "/proc/stat btime")
+		"Time at which the machine was booted", "/proc/stat btime")
 	hostProcesses = gauge("host", "host_processes",
 		"Number of processes that run or wait for a CPU (running) or for the disk (blocked)",
 		"/proc/stat procs_running, procs_blocked", "state")
@@ -563,11 +563,8 @@ func hostHasPrefix(name []byte, prefixes []string) bool {
 
 // hostLine cuts the first line off data, without its line feed.
 func hostLine(data []byte) (line, rest []byte) {
-	at := bytes.IndexByte(data, '\n')
-	if at < 0 {
-		return data, nil
-	}
-	return data[:at], data[at+1:]
+	line, rest, _ = bytes.Cut(data, []byte{'\n'})
+	return line, rest
 }
 
 // hostFields appends the fields of line, which spaces or tabs separate, to dst.

@@ -31,7 +31,7 @@ func readHostUsage(path string) (hostUsage, error) {
 	u = hostUsage{
 		size: float64(fsys.Blocks) * unit, free: float64(fsys.Bfree) * unit, avail: float64(fsys.Bavail) * unit,
 		files: float64(fsys.Files), filesFree: float64(fsys.Ffree),
-		device: hostDevice{unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev))},
+		device: hostDevice{unix.Major(uint64(file.Dev)), unix.Minor(uint64(file.Dev))}, //nolint:unconvert // 32 bits wide on MIPS
 	}
 	if fsys.Bavail > fsys.Blocks { // "negative": the reserve has been dipped into
 		u.avail = 0
@@ -60,7 +60,7 @@ func readSmallFile(path string, buf []byte) ([]byte, error) {
 	if err != nil {
 		return buf[:0], &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	buf = buf[:0]
 	for {
 		if len(buf) == cap(buf) {

@@ -98,8 +98,7 @@ func dialTLS(ctx context.Context, dial func(context.Context, string, string) (ne
 }
 
 // handshakeFailure gives a failed handshake its reason: whatever the other
-// side said instead of TLS, the handshake is what failed, unless time ran out
-// or the connection broke.
+// side said instead of TLS, the handshake is what failed, unless time ran out.
 func handshakeFailure(ctx context.Context, err error) error {
 	switch r := classify(err); {
 	case ctx.Err() != nil, r == ReasonTimeout:

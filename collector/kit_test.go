@@ -378,6 +378,6 @@ func writeKeyPair(t testing.TB, certFile, keyFile string) {
 // scrape opens it anew.
 func closeConnections(s *Scraper) {
 	for _, u := range s.units {
-		u.close()
+		u.closeCollector()
 	}
 }

@@ -335,14 +335,14 @@ func TestOllamaCanary(t *testing.T) {
 	for range 5 {
 		scrape(t, s)
 	}
-	redisClose(s) // waits for one in flight
+	closeConnections(s) // waits for one in flight
 	if len(o.asked) > 0 {
 		t.Error("asked again although nobody else has used the model")
 	}
 	// Somebody has.
 	o.set(func() {
 		o.expires = began.Add(35 * time.Minute)
-		o.generates = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }
+		o.generates = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }
 	})
 	res = ollamaCanarySettled(t, s, 0)
 	if _, ok := lookup(res.Families, "niodoo_ollama_canary_tokens_per_second"); ok {
@@ -358,9 +358,11 @@ func TestOllamaCanaryOutcomes(t *testing.T) {
 	}{
 		{"hanging", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 		{"runner missing", func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, `{"error":"fork/exec: no such file"}`, 500)
+			http.Error(w, `{"error":"fork/exec: no such file"}`, http.StatusInternalServerError)
 		}},
-		{"busy", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"error":"server busy"}`, 503) }},
+		{"busy", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"error":"server busy"}`, http.StatusServiceUnavailable)
+		}},
 		{"error in the stream", func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintln(w, `{"response":"O","done":false}`)
 			fmt.Fprintln(w, `{"error":"an error was encountered while running the model: CUDA error"}`)
@@ -418,7 +420,7 @@ func TestOllamaCanaryKeepsStill(t *testing.T) {
 			for range 3 {
 				scrape(t, s)
 			}
-			redisClose(s) // would wait for one in flight
+			closeConnections(s) // would wait for one in flight
 			if len(o.asked) > 0 {
 				t.Errorf("asked %v", <-o.asked)
 			}
@@ -428,7 +430,7 @@ func TestOllamaCanaryKeepsStill(t *testing.T) {
 		t.Parallel()
 		o := newOllamaRunner(t)
 		o.generates = func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, `{"error":"\"mistral:7b\" does not support generate"}`, 400)
+			http.Error(w, `{"error":"\"mistral:7b\" does not support generate"}`, http.StatusBadRequest)
 		}
 		s := scraper(t, only(t, "ollama", ollamaSection(o.url, ", canary: {enabled: true}")))
 		scrape(t, s)
@@ -458,7 +460,7 @@ func TestOllamaCanaryClose(t *testing.T) {
 		scrape(t, s)
 	}
 	<-o.asked
-	redisClose(s)
+	closeConnections(s)
 	select {
 	case <-ended:
 	case <-time.After(5 * time.Second):

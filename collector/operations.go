@@ -61,11 +61,11 @@ var (
 	opsDrillRun = gauge("operations", "operations_drill_last_run_timestamp_seconds",
 		"Time at which a restore drill last ended, well or not", opsDrills).absent(opsNoDrill)
 	opsDrillSucceeded = gauge("operations", "operations_drill_last_success_timestamp_seconds",
-		"Time at which a restore drill last ended well", opsDrills).absent("until a restore drill has succeeded")
+		"Time at which a restore drill last ended well; niodoo_backup_last_drill_timestamp_seconds is from the backups that are still there", opsDrills).absent("until a restore drill has succeeded")
 	opsDrillOK = gauge("operations", "operations_drill_last_ok",
 		"Whether the last restore drill ended well", opsDrills).absent(opsNoDrill)
 	opsDrillRecovery = gauge("operations", "operations_drill_last_recovery_seconds",
-		"Time that the last restore drill took from the start to compared rows", opsDrills).absent(opsNoDrill)
+		"Time that the last restore drill took from the start to compared rows; niodoo_backup_last_recovery_seconds is of the last good one among the backups that are still there", opsDrills).absent(opsNoDrill)
 
 	opsOpen = gauge("operations", "operations_incidents_open",
 		"Number of open incidents", opsIncidents, "priority")

@@ -41,7 +41,7 @@ var (
 		"Whether the source of the pipeline's metrics could be read", "pipeline.urls, pipeline.files", "source").
 		absent("while the patterns of pipeline.files match nothing")
 	pipelineModified = gauge("pipeline", "pipeline_source_modified_timestamp_seconds",
-		"Time at which the file was last written, Unix time: the pipeline may be long done with it", "pipeline.files", "source").
+		"Time at which the file was last written: the pipeline may be long done with it", "pipeline.files", "source").
 		absent("of sources that are no files")
 	pipelineLines = gauge("pipeline", "pipeline_lines_rejected",
 		"Number of lines in the source's present text that are no samples", "the source's text", "source").

@@ -60,7 +60,7 @@ func pgBaseConfig() (*pgconn.Config, error) {
 	const service = "PGSERVICE"
 	if v, ok := os.LookupEnv(service); ok {
 		_ = os.Unsetenv(service)
-		defer os.Setenv(service, v)
+		defer func() { _ = os.Setenv(service, v) }()
 	}
 	// A host that is a path reads no certificate files, a password no ~/.pgpass.
 	c, err := pgconn.ParseConfig("host=/ port=5432 user=x password=x database=x sslmode=disable sslcertmode=allow sslrootcert='' " +
@@ -126,8 +126,7 @@ func (p *postgresql) connect(ctx context.Context) (*pgSession, error) {
 // pgTryOtherWay reports whether an attempt failed in a way that depends on
 // encryption: the handshake failed, or pg_hba.conf has no line for it.
 func pgTryOtherWay(err error, encryption pgEncryption, encrypted bool) bool {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgErr.Code == "28000" && encrypted == (encryption == pgOffered)
 	}
 	return encryption == pgOffered && classify(err) == ReasonTLS
@@ -527,16 +526,14 @@ func pgFailure(ctx context.Context, err error) error {
 	if err == nil || errors.As(err, &verdict) {
 		return err
 	}
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) {
+	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok {
 		r, ok := pgReasons[pgErr.Code]
 		if !ok {
 			r = ReasonOther
 		}
 		return &pgVerdict{up: pgAccepts(pgErr.Code), err: fail(r, err)}
 	}
-	var f *Failure
-	if errors.As(err, &f) {
+	if _, ok := errors.AsType[*Failure](err); ok {
 		return &pgVerdict{err: err}
 	}
 	r := classify(err)

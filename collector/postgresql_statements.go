@@ -4,6 +4,7 @@
 package collector
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -140,7 +141,7 @@ var pgStatements = []*pgStatement{
 	},
 	{name: "databases", before: 14, labels: 1, columns: pgDatabaseColumns, sql: pgDatabaseSelect + pgDatabaseFrom},
 	{
-		name: "databases", from: 14, labels: 1, columns: append(pgDatabaseColumns[:len(pgDatabaseColumns):len(pgDatabaseColumns)], pgSessionColumns...),
+		name: "databases", from: 14, labels: 1, columns: slices.Concat(pgDatabaseColumns, pgSessionColumns),
 		sql: pgDatabaseSelect + `, s.sessions, s.sessions_abandoned, s.sessions_fatal, s.sessions_killed` + pgDatabaseFrom,
 	},
 	{
@@ -286,7 +287,7 @@ func (st *pgStatement) samples(to []prometheus.Metric, values [][]byte) ([]prome
 		}
 		of := labels
 		if col.extra != "" {
-			of = append(labels[:len(labels):len(labels)], col.extra)
+			of = slices.Concat(labels, []string{col.extra})
 		}
 		// Nothing here can be negative; a difference between two clocks, or
 		// between two moments, can.

@@ -38,13 +38,13 @@ var (
 
 var prometheusMirrors = []mirror{
 	{from: []string{"process_start_time_seconds"}, desc: gauge("prometheus", "prometheus_start_time_seconds",
-		"Time at which Prometheus started, Unix time", "/metrics process_start_time_seconds").
+		"Time at which Prometheus started", "/metrics process_start_time_seconds").
 		absent("on systems where Prometheus cannot tell")},
 	{from: []string{"prometheus_config_last_reload_successful"}, desc: gauge("prometheus", "prometheus_config_last_reload_successful",
 		"Whether the last load of the configuration succeeded; if not, the one before it is in force",
 		"/metrics prometheus_config_last_reload_successful")},
 	{from: []string{"prometheus_config_last_reload_success_timestamp_seconds"}, desc: gauge("prometheus", "prometheus_config_last_reload_success_timestamp_seconds",
-		"Time at which the configuration in force was loaded, Unix time",
+		"Time at which the configuration in force was loaded",
 		"/metrics prometheus_config_last_reload_success_timestamp_seconds")},
 	{from: []string{"prometheus_tsdb_head_series"}, desc: gauge("prometheus", "prometheus_head_series",
 		"Number of series in memory", "/metrics prometheus_tsdb_head_series").absent("in agent mode")},

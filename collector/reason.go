@@ -64,7 +64,7 @@ var reasons = []struct {
 	{ReasonUnhealthy, false, "The service says itself that it is not well"},
 	{ReasonRateLimited, true, "The service limits our requests"},
 	{ReasonTooManyConnections, true, "The service has no connection left for us, and probably none for others"},
-	{ReasonPermission, true, "We may log in but not look; see the README for the rights the monitoring role needs"},
+	{ReasonPermission, true, "We may not look: rights of the monitoring role (see the README), or of a socket or file of this machine"},
 	{ReasonNotFound, false, "The path, file or program is not there"},
 	{ReasonPanic, false, "A bug in the collector: its stack is in the log"},
 	{ReasonConfig, false, "Our own configuration is wrong, such as an unreadable secret or an unknown database"},
@@ -89,6 +89,12 @@ func (r Reason) MeansUp() bool {
 		}
 	}
 	return false
+}
+
+// meansUp is [Reason.MeansUp] for a failure. Permission that our own system
+// denies, for a socket's file or by a packet filter, comes from no component.
+func meansUp(err error) bool {
+	return classify(err).MeansUp() && !errors.Is(err, fs.ErrPermission)
 }
 
 // Explain returns what the reason tells someone on call.
@@ -178,7 +184,8 @@ func classify(err error) Reason {
 		return ReasonTLS
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return ReasonTimeout
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH),
+		errors.Is(err, syscall.EHOSTDOWN), errors.Is(err, syscall.ENETDOWN):
 		return ReasonRefused
 	case errors.Is(err, fs.ErrPermission):
 		return ReasonPermission

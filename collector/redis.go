@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math"
 	"net"
 	"slices"
@@ -290,9 +289,6 @@ func (r *redis) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a, err := r.ask(ctx)
-	if errors.Is(err, fs.ErrPermission) { // the system has kept us from the socket, not Redis
-		status{}.send(ch, "redis")
-	}
 	if err != nil {
 		return err
 	}
@@ -406,7 +402,7 @@ func (r *redis) connect(ctx context.Context) (*redisLink, error) {
 
 // close closes the client and, in case it never took it, the connection.
 func (l *redisLink) close() {
-	l.client.Close()
+	_ = l.client.Close() // an error is the connection's, which is of no use any more
 	l.conn.Close()
 }
 

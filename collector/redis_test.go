@@ -67,13 +67,6 @@ func redisDo(t testing.TB, r *localserver.Redis, commands ...string) []string {
 	return replies
 }
 
-// redisClose closes a scraper's collectors, which may be used again.
-func redisClose(s *Scraper) {
-	for _, u := range s.units {
-		u.close()
-	}
-}
-
 // redisAwait waits until ok holds.
 func redisAwait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
@@ -258,9 +251,9 @@ func TestRedisFailures(t *testing.T) {
 		up      bool
 		reason  Reason
 	}{
-		{"refused", func(t testing.TB) string { return closedPort(t) }, false, ReasonRefused},
+		{"refused", closedPort, false, ReasonRefused},
 		{"no socket", func(t testing.TB) string { return filepath.Join(t.TempDir(), "redis.sock") }, false, ReasonRefused},
-		{"hanging", func(t testing.TB) string { return hang(t) }, false, ReasonTimeout},
+		{"hanging", hang, false, ReasonTimeout},
 		{"dns", func(testing.TB) string { return "no-such-host.invalid:6379" }, false, ReasonDNS},
 		{"HTTP", func(t testing.TB) string { return strings.TrimPrefix(serve(t, 200, "text/plain", "ok").URL, "http://") }, false, ReasonProtocol},
 		{"closed at once", func(t testing.TB) string { return listen(t, func(net.Conn) {}) }, false, ReasonProtocol},
@@ -561,7 +554,7 @@ func TestRedisRestart(t *testing.T) {
 	if res := scrape(t, s); len(res.Failures) > 0 {
 		t.Fatalf("right after it came back: %v", res.Failures)
 	}
-	redisClose(s)
+	closeConnections(s)
 	redisAwait(t, "no connection but ours", func() bool {
 		conn, err := net.Dial("unix", r.Socket)
 		if err != nil {
@@ -621,7 +614,7 @@ func TestRedisCancelled(t *testing.T) {
 	s := scraper(t, only(t, "redis", redisSection(hang(t), ", timeout: 1m")))
 	started := time.Now()
 	s.Scrape(context.Background(), 100*time.Millisecond, nil)
-	redisClose(s) // waits for the run
+	closeConnections(s) // waits for the run
 	if d := time.Since(started); d > 5*time.Second {
 		t.Errorf("the run ended after %s", d)
 	}

@@ -7,7 +7,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -66,7 +68,7 @@ func NewScraper(cfg *config.Config, deps Deps, opts Options, old *Scraper) *Scra
 		u := &unit{
 			name: name, local: isLocal(name), required: cfg.Required(name),
 			timeout: opts.Timeout, maxSeries: opts.MaxSeries, closeAfter: deps.Fleet, logger: d.Logger,
-			collector: newCollector(factories[name], cfg, d),
+			collector: newCollector(factories[name], cfg, d), busy: make(chan struct{}, 1),
 		}
 		if t := time.Duration(cfg.Section(name).Timeout); t > 0 {
 			u.timeout = t
@@ -123,15 +125,18 @@ func (s *Scraper) Release() {
 }
 
 // Retire waits until the scrapes in flight are over and closes the collectors
-// that next, which may be nil, has not taken over.
+// that next, which may be nil, has not taken over; one that hangs does not keep
+// the others open.
 func (s *Scraper) Retire(next *Scraper) {
 	s.Release()
 	<-s.idle
+	var closing sync.WaitGroup
 	for _, u := range s.units {
 		if next.unit(u.name) != u {
-			u.close()
+			closing.Go(u.close)
 		}
 	}
+	closing.Wait()
 }
 
 // Last is what the last scrape found out about a collector.
@@ -215,15 +220,19 @@ type unit struct {
 	local, required bool
 	timeout         time.Duration
 	maxSeries       int
-	closeAfter      bool // each run, see Deps.Fleet
 	logger          *slog.Logger
 	collector       Collector
+	// busy is full while the collector is being called: Update and Close never
+	// run at once.
+	busy chan struct{}
 
-	mu      sync.Mutex
-	current *run
-	version changes
-	last    Last
-	leftOut bool // series were left out of the last scrape
+	mu         sync.Mutex
+	closeAfter bool // each run: in a fleet (see Deps.Fleet), and once retired
+	current    *run // the one to join
+	calling    *run // the one that Update is called for
+	version    changes
+	last       Last
+	leftOut    bool // series were left out of the last scrape
 }
 
 // run is one call of a collector's Update. Scrapes that come while it is in
@@ -232,9 +241,9 @@ type run struct {
 	started time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
-	waiters int // guarded by unit.mu
-
-	done chan struct{}
+	waiters int  // guarded by unit.mu
+	expired bool // guarded by unit.mu: the last scrape's time was up
+	done    chan struct{}
 
 	mu      sync.Mutex
 	samples []*sample
@@ -246,14 +255,16 @@ type run struct {
 }
 
 // join returns the run in flight, or starts one. It returns nil while a run
-// that has used up its time has still not come back: another would pile up.
+// that has used up its time has still not come back: another would pile up. A
+// run whose clients have hung up is not joined either, but the next one begins
+// as soon as it has come back: their leaving says nothing about the component.
 func (u *unit) join() *run {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if r := u.current; r != nil {
-		if r.ctx.Err() != nil {
-			return nil
-		}
+	if r := u.calling; r != nil && (r.expired || time.Since(r.started) >= u.timeout) {
+		return nil
+	}
+	if r := u.current; r != nil && r.ctx.Err() == nil {
 		r.waiters++
 		return r
 	}
@@ -265,17 +276,62 @@ func (u *unit) join() *run {
 }
 
 // leave ends a scrape's interest in a run. The last one to leave ends the run.
-func (u *unit) leave(r *run) {
+func (u *unit) leave(r *run, hungUp bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if r.waiters--; r.waiters == 0 {
+		r.expired = !hungUp
 		r.cancel()
 	}
 }
 
-// execute calls Update and takes what it sends, for as long as it sends: a
-// straggler can neither block for ever nor reach a scrape that has answered.
+// execute calls Update when the collector is free for it.
 func (u *unit) execute(r *run) {
+	defer r.cancel()
+	defer close(r.done)
+	select {
+	case u.busy <- struct{}{}:
+	case <-r.ctx.Done():
+		r.finish(fail(ReasonTimeout, errStillRunning))
+		u.settle(r)
+		return
+	}
+	u.mu.Lock()
+	u.calling = r
+	u.mu.Unlock()
+	r.finish(u.call(r))
+	u.mu.Lock()
+	closeAfter := u.closeAfter
+	u.mu.Unlock()
+	if closeAfter { // before the next run can begin
+		u.closeCollector()
+	}
+	u.settle(r)
+	<-u.busy
+}
+
+// finish notes what Update returned.
+func (r *run) finish(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err, r.elapsed = err, time.Since(r.started)
+}
+
+// settle makes way for the next run.
+func (u *unit) settle(r *run) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.current == r {
+		u.current = nil
+	}
+	if u.calling == r {
+		u.calling = nil
+	}
+}
+
+// call calls Update and takes what it sends, for as long as it sends: a
+// straggler can neither block for ever nor reach a scrape that has answered.
+func (u *unit) call(r *run) error {
 	ch := make(chan prometheus.Metric, 64)
 	returned := make(chan error, 1)
 	go func() {
@@ -294,18 +350,7 @@ func (u *unit) execute(r *run) {
 			for len(ch) > 0 {
 				u.add(r, <-ch)
 			}
-			r.mu.Lock()
-			r.err, r.elapsed = err, time.Since(r.started)
-			r.mu.Unlock()
-			if u.closeAfter { // before the next run can begin
-				u.closeCollector()
-			}
-			u.mu.Lock()
-			u.current = nil
-			u.mu.Unlock()
-			close(r.done)
-			r.cancel()
-			return
+			return err
 		}
 	}
 }
@@ -347,11 +392,13 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 	var elapsed time.Duration
 	var over, invalid int
 	var bad error
+	hungUp := false
 	if r == nil {
 		o.err = fail(ReasonTimeout, errStillRunning)
 	} else {
 		finished := waitFor(ctx, r)
-		u.leave(r)
+		hungUp = !finished && errors.Is(ctx.Err(), context.Canceled)
+		u.leave(r, hungUp)
 		r.mu.Lock()
 		o.samples, o.err, elapsed = slices.Clone(r.samples), r.err, r.elapsed
 		over, invalid, bad = r.over, r.invalid, r.bad
@@ -377,7 +424,7 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 		o.reason = classify(o.err)
 	}
 	if !known {
-		o.up = o.err == nil || o.reason.MeansUp()
+		o.up = o.err == nil || meansUp(o.err)
 	}
 	var twice int
 	o.samples, twice = dedupe(o.samples)
@@ -416,7 +463,9 @@ func (u *unit) wait(ctx context.Context, r *run) outcome {
 			send(scrapeDropped, float64(d.n), u.name, d.reason)
 		}
 	}
-	u.conclude(o, elapsed, series, over, twice, invalid, bad)
+	if !hungUp { // nobody waited for an answer, so there is none to remember
+		u.conclude(o, elapsed, series, over, twice, invalid, bad)
+	}
 	return o
 }
 
@@ -449,22 +498,29 @@ func (u *unit) conclude(o outcome, elapsed time.Duration, series, over, twice, i
 	}
 }
 
-// close releases the collector's connections once no run is in flight.
+// close releases the collector's connections once no run is in flight. A scrape
+// that comes later all the same finds them anew, for that once.
 func (u *unit) close() {
 	u.mu.Lock()
-	r := u.current
+	u.closeAfter = true
 	u.mu.Unlock()
-	if r != nil {
-		<-r.done
-	}
+	u.busy <- struct{}{}
 	u.closeCollector()
+	<-u.busy
 }
 
 func (u *unit) closeCollector() {
-	if c, ok := u.collector.(interface{ Close() error }); ok {
-		if err := c.Close(); err != nil {
-			u.logger.Debug("Closing failed", "err", err)
+	c, ok := u.collector.(io.Closer)
+	if !ok {
+		return
+	}
+	defer func() { // nobody above would stop it from ending the process
+		if p := recover(); p != nil {
+			u.logger.Error("Closing panicked", "panic", p, "stack", string(debug.Stack()))
 		}
+	}()
+	if err := c.Close(); err != nil {
+		u.logger.Debug("Closing failed", "err", err)
 	}
 }
 

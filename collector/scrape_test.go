@@ -33,7 +33,7 @@ func (f updateFunc) Update(ctx context.Context, ch chan<- prometheus.Metric) err
 
 func testUnit(name string, f updateFunc) *unit {
 	return &unit{name: name, required: true, timeout: 10 * time.Second, maxSeries: DefaultMaxSeries,
-		logger: slog.New(slog.DiscardHandler), collector: f}
+		logger: slog.New(slog.DiscardHandler), collector: f, busy: make(chan struct{}, 1)}
 }
 
 func testScraper(units ...*unit) *Scraper {
@@ -193,6 +193,44 @@ func TestAbandonedRun(t *testing.T) {
 	})
 }
 
+// Clients that hang up say nothing about a component: the next scrape is not
+// told that it is down, and neither the log nor the page says so.
+func TestHangingUpIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int32
+		var log bytes.Buffer
+		u := testUnit("x", func(ctx context.Context, ch chan<- prometheus.Metric) error {
+			runs.Add(1)
+			select {
+			case <-ctx.Done():
+				time.Sleep(100 * time.Millisecond) // it takes a moment to end
+				return ctx.Err()
+			case <-time.After(time.Second):
+				ch <- componentUp.boolean(true, "x")
+				return nil
+			}
+		})
+		u.logger = slog.New(slog.NewTextHandler(&log, nil))
+		s := testScraper(u)
+		for range 3 {
+			impatient, cancel := context.WithCancel(t.Context())
+			go s.Scrape(impatient, 5*time.Second, nil)
+			synctest.Wait()
+			cancel()
+			synctest.Wait()
+		}
+		if res := s.Scrape(t.Context(), 5*time.Second, nil); !isUp(1, res, "x") || len(res.Failures) > 0 {
+			t.Errorf("failures: %v", res.Failures)
+		}
+		if log.Len() > 0 || s.Last()[0].Reason != "" {
+			t.Errorf("%v\n%s", s.Last()[0], log.String())
+		}
+		if n := runs.Load(); n != 2 {
+			t.Errorf("%d runs; what nobody waits for is not begun", n)
+		}
+	})
+}
+
 // A panic is the failure of its collector, also in a part that runs beside
 // others, and its stack is in the log.
 func TestPanic(t *testing.T) {
@@ -339,6 +377,57 @@ type closing struct {
 func (c closing) Close() error {
 	c.closed.Add(1)
 	return nil
+}
+
+// A collector that panics while it is made or closed fails alone.
+func TestPanicAround(t *testing.T) {
+	c := newCollector(func(*config.Config, Deps) (Collector, error) { panic("boom") }, nil, Deps{})
+	if res := testScraper(testUnit("x", c.Update)).Scrape(t.Context(), time.Second, nil); !failedWith(res, "x", ReasonPanic) {
+		t.Errorf("got\n%s", text(res.Families))
+	}
+	var log bytes.Buffer
+	u := testUnit("x", nil)
+	u.collector, u.logger = closePanics{}, slog.New(slog.NewTextHandler(&log, nil))
+	testScraper(u).Retire(nil)
+	if !strings.Contains(log.String(), "boom") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+type closePanics struct{ updateFunc }
+
+func (closePanics) Close() error { panic("boom") }
+
+// A collector that hangs keeps only itself open, and one that is scraped after
+// all once it has been retired closes again.
+func TestRetireBesideOneThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var closed atomic.Int32
+		release := make(chan struct{})
+		stuck := testUnit("stuck", func(context.Context, chan<- prometheus.Metric) error {
+			<-release
+			return nil
+		})
+		well := testUnit("well", nil)
+		well.collector = closing{updateFunc: func(context.Context, chan<- prometheus.Metric) error { return nil }, closed: &closed}
+		s := testScraper(stuck, well)
+		s.Scrape(t.Context(), time.Second, nil)
+		retired := make(chan struct{})
+		go func() {
+			s.Retire(nil)
+			close(retired)
+		}()
+		synctest.Wait()
+		if n := closed.Load(); n != 1 {
+			t.Errorf("closed %d times beside one that hangs", n)
+		}
+		testScraper(well).Scrape(t.Context(), time.Second, nil)
+		if n := closed.Load(); n != 2 {
+			t.Errorf("closed %d times after a late scrape", n)
+		}
+		close(release)
+		<-retired
+	})
 }
 
 // Retiring waits for scrapes in flight and closes only what is not taken over.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -51,7 +52,7 @@ func probeStatus(err error) int {
 // debugProbe shows what a probe did: its log, its metrics, and the module,
 // which holds no secret but the names of files.
 func (s *server) debugProbe(w http.ResponseWriter, r *http.Request, g generation, module, target string) {
-	var log bytes.Buffer
+	var log probeLog
 	logger, err := logging.New(&log, "debug", "logfmt")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -66,7 +67,7 @@ func (s *server) debugProbe(w http.ResponseWriter, r *http.Request, g generation
 	}
 	logger.Info("Probe finished", "success", res.RequiredUp, "duration", time.Since(started), "timeout", timeout)
 	var page bytes.Buffer
-	fmt.Fprintf(&page, "Log of the probe of %q with module %q:\n\n%s\nMetrics:\n\n", target, module, log.Bytes())
+	fmt.Fprintf(&page, "Log of the probe of %q with module %q:\n\n%s\nMetrics:\n\n", target, module, log.String())
 	for _, f := range res.Families {
 		if _, err := expfmt.MetricFamilyToText(&page, f); err != nil {
 			fmt.Fprintf(&page, "# %v\n", err)
@@ -74,6 +75,25 @@ func (s *server) debugProbe(w http.ResponseWriter, r *http.Request, g generation
 	}
 	fmt.Fprintf(&page, "\nModule:\n\n%s", g.cfg.DescribeModule(module))
 	writeText(w, page.String())
+}
+
+// probeLog is the log of one probe. A collector that hangs may still write to
+// it when it has been shown.
+type probeLog struct {
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+func (l *probeLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.Write(p)
+}
+
+func (l *probeLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.log.String()
 }
 
 // serviceDiscovery serves the fleet as Prometheus HTTP service discovery.

@@ -5,12 +5,9 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -49,7 +46,7 @@ func newServer(o *options, cfg *config.Config, logger *slog.Logger) *server {
 	s.self.TLSNotAfter = (&ownCertificate{webConfig: *o.web.WebConfigFile}).notAfter
 	s.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s.now = s.generation(cfg, nil)
-	s.self.Reloaded(time.Now(), checksum(o.configFile))
+	s.self.Reloaded(time.Now(), cfg.Checksum())
 	return s
 }
 
@@ -76,7 +73,6 @@ func (s *server) current() generation {
 func (s *server) reload() error {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
-	sum := checksum(s.opts.configFile)
 	cfg, err := s.opts.load()
 	if err != nil {
 		s.self.ReloadFailed()
@@ -85,15 +81,15 @@ func (s *server) reload() error {
 	}
 	s.mu.Lock()
 	old := s.now
-	s.now = s.generation(cfg, old.scraper)
-	next := s.now
 	s.mu.Unlock()
-	s.self.Reloaded(time.Now(), sum)
+	next := s.generation(cfg, old.scraper)
+	s.mu.Lock()
+	s.now = next
+	s.mu.Unlock()
+	s.self.Reloaded(time.Now(), cfg.Checksum())
 	s.logger.Info("Reloaded the configuration", "file", s.opts.configFile, "collectors", strings.Join(next.scraper.Names(), ","))
-	go func() { // it waits for the scrapes of the old one
-		old.scraper.Retire(next.scraper)
-		old.fleet.Close()
-	}()
+	old.fleet.Close()
+	go old.scraper.Retire(next.scraper) // it waits for the scrapes of the old one
 	return nil
 }
 
@@ -103,27 +99,15 @@ func (s *server) close(ctx context.Context) {
 	go func() {
 		defer close(done)
 		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.now.scraper.Retire(nil)
-		s.now.fleet.Close()
+		now := s.now
+		s.mu.Unlock()
+		now.fleet.Close()
+		now.scraper.Retire(nil)
 	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
-}
-
-// checksum returns the first 16 hex digits of a file's SHA-256, "" for none.
-func checksum(path string) string {
-	if path == "" {
-		return ""
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil || len(raw) > config.MaxFileSize {
-		return ""
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:8])
 }
 
 // routes are all paths the exporter answers. The health endpoints stay outside
@@ -147,6 +131,9 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
+// sendPatience is how long an answer may take to send.
+const sendPatience = 30 * time.Second
+
 // limit answers 503 when --web.max-requests are in flight on the route. It
 // holds whatever the request's parameters are.
 func (s *server) limit(name string, h http.HandlerFunc) http.Handler {
@@ -158,6 +145,9 @@ func (s *server) limit(name string, h http.HandlerFunc) http.Handler {
 		select {
 		case slots <- struct{}{}:
 			defer func() { <-slots }()
+			// A client that does not read what it asked for must not hold its slot for
+			// ever. A server without deadlines, in tests, has no such clients.
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.opts.scrapeTimeout + sendPatience))
 			h(w, r)
 		default:
 			s.self.Rejected(name)

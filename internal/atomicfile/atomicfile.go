@@ -50,7 +50,7 @@ func commit(path string, perm os.FileMode, write func(io.Writer) error, place fu
 	}
 	defer func() {
 		f.Close()
-		os.Remove(f.Name()) // gone already after a rename
+		_ = os.Remove(f.Name()) // gone already after a rename
 		if err != nil {
 			err = fmt.Errorf("writing %s: %w", path, err)
 		}

@@ -201,7 +201,7 @@ func (s *Scanner) read() (map[string]*files, error) {
 	found := map[string]*files{}
 	for _, e := range entries {
 		m := entryRE.FindStringSubmatch(e.Name())
-		if m == nil || !(e.Type().IsRegular() || e.IsDir()) {
+		if m == nil || !e.Type().IsRegular() && !e.IsDir() {
 			continue
 		}
 		if _, err := time.Parse(stampLayout, m[3]); err != nil {

@@ -7,6 +7,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,7 +40,7 @@ type Config struct {
 	Modules     map[string]Module `yaml:"modules"`
 	Fleet       []FleetGroup      `yaml:"fleet"`
 
-	file string
+	file, checksum string
 }
 
 // Services are the components that are spoken to over the network, one section
@@ -376,6 +378,10 @@ func (c *Config) Required(name string) bool {
 	return !i.OnlyNamed || s.named
 }
 
+// Checksum is the beginning of the SHA-256 of the file, in 16 hex digits, ""
+// for none.
+func (c *Config) Checksum() string { return c.checksum }
+
 // File is the path the configuration was read from, "" for none.
 func (c *Config) File() string { return c.file }
 
@@ -546,6 +552,8 @@ func Parse(file string, raw []byte) (*Config, error) {
 		return nil, err
 	}
 	d.cfg.file = file
+	sum := sha256.Sum256(raw)
+	d.cfg.checksum = hex.EncodeToString(sum[:8])
 	if err := d.validate(); err != nil {
 		return nil, err
 	}

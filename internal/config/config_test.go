@@ -158,7 +158,7 @@ func TestModules(t *testing.T) {
 // Each mistake is reported with its place and the mend.
 func TestErrors(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
-		{"redis:\n  addres: x", `niodoo.yml:2: redis.addres: unknown key; did you mean "address"?; valid here: address, enabled`},
+		{"redis:\n  addrses: x", `niodoo.yml:2: redis.addrses: unknown key; did you mean "address"?; valid here: address, enabled`},
 		{"rediss: {}", `niodoo.yml:1: rediss: unknown key; did you mean "redis"?`},
 		{"engine: {bearer_token_file: x}", "write authorization: {credentials_file: FILE}"},
 		{"engine: {tls: {}}", "write tls_config"},

@@ -25,7 +25,7 @@ import (
 const patience = 60 * time.Second
 
 // Await waits until cond holds and fails the test if it does not in time.
-func Await(t *testing.T, what string, cond func() error) {
+func Await(t testing.TB, what string, cond func() error) {
 	t.Helper()
 	var err error
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -37,7 +37,7 @@ func Await(t *testing.T, what string, cond func() error) {
 }
 
 // Root returns the repository's root.
-func Root(t *testing.T) string {
+func Root(t testing.TB) string {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -47,7 +47,7 @@ func Root(t *testing.T) string {
 }
 
 // Build builds one of the repository's commands and returns its path.
-func Build(t *testing.T, command string) string {
+func Build(t testing.TB, command string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), command)
 	cmd := exec.Command("go", "build", "-o", out, "./cmd/"+command)
@@ -58,11 +58,11 @@ func Build(t *testing.T, command string) string {
 	return out
 }
 
-// Start runs a program until the test ends. Its output goes to a file whose
-// end is logged if the test fails.
-func Start(t *testing.T, path string, args ...string) (log string) {
+// Start runs a program until the test ends and returns its process id. Its
+// output goes to a file whose end is logged if the test fails.
+func Start(t testing.TB, path string, args ...string) (pid int) {
 	t.Helper()
-	log = filepath.Join(t.TempDir(), filepath.Base(path)+".log")
+	log := filepath.Join(t.TempDir(), filepath.Base(path)+".log")
 	f, err := os.Create(log)
 	if err != nil {
 		t.Fatal(err)
@@ -93,11 +93,11 @@ func Start(t *testing.T, path string, args ...string) (log string) {
 			t.Logf("the end of %s:\n%s", log, raw[max(0, len(raw)-4096):])
 		}
 	})
-	return log
+	return cmd.Process.Pid
 }
 
 // Tool returns the path of a program that `make tools` builds.
-func Tool(t *testing.T, name string) string {
+func Tool(t testing.TB, name string) string {
 	t.Helper()
 	if p, err := exec.LookPath(name); err == nil {
 		return p
@@ -160,7 +160,7 @@ func Query(base, expr string) ([]Sample, error) {
 
 // Replaced returns text with each of the pairs replaced, and fails for one that
 // does not occur: the example has changed and the test must follow.
-func Replaced(t *testing.T, text string, pairs ...string) string {
+func Replaced(t testing.TB, text string, pairs ...string) string {
 	t.Helper()
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if !strings.Contains(text, pairs[i]) {

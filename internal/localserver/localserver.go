@@ -40,12 +40,11 @@ type Process struct {
 
 // launch is how a server is started and how it is known to answer.
 type launch struct {
-	path   string
-	args   []string
-	dir    string
-	owner  *syscall.Credential // nil: as we are
-	signal syscall.Signal      // that stops it; 0 is SIGTERM
-	ready  func(context.Context) error
+	path  string
+	args  []string
+	dir   string
+	owner *syscall.Credential // nil: as we are
+	ready func(context.Context) error
 }
 
 // start runs a server and waits until it is ready. A server that ends before

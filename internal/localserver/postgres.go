@@ -226,7 +226,7 @@ func (p *Postgres) signalAll(s syscall.Signal) {
 	if err != nil {
 		return
 	}
-	for _, f := range strings.Fields(string(raw)) {
+	for f := range strings.FieldsSeq(string(raw)) {
 		if pid, err := strconv.Atoi(f); err == nil {
 			_ = syscall.Kill(pid, s)
 		}
@@ -253,7 +253,7 @@ func (p *Postgres) ExecIn(ctx context.Context, database, sql string) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close(context.WithoutCancel(ctx))
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	_, err = c.Exec(ctx, sql).ReadAll()
 	return err
 }
@@ -322,7 +322,7 @@ func (p *Postgres) template(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(staged)
+	defer func() { _ = os.RemoveAll(staged) }()
 	ours := &Postgres{}
 	if err := ours.copyTree(fresh, filepath.Join(staged, "data")); err != nil {
 		return "", err

@@ -70,7 +70,7 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 			break
 		}
 	}
-	os.RemoveAll(dir)
+	_ = os.RemoveAll(dir)
 	return nil, err
 }
 
@@ -136,5 +136,5 @@ func (r *Redis) answers(ctx context.Context) error {
 // Stop ends the server and removes its directory.
 func (r *Redis) Stop() {
 	r.stop(syscall.SIGTERM)
-	os.RemoveAll(r.Dir)
+	_ = os.RemoveAll(r.Dir)
 }

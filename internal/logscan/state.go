@@ -125,7 +125,7 @@ func replaceFile(path string, content []byte, sync bool) (fs.FileInfo, error) {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		os.Remove(tmp.Name())
+		_ = os.Remove(tmp.Name())
 		return nil, err
 	}
 	return info, nil

@@ -175,21 +175,21 @@ func TestHistogramWithTooManyBuckets(t *testing.T) {
 func exposition(n int) []byte {
 	var b bytes.Buffer
 	label := func(v string) []*dto.LabelPair {
-		return []*dto.LabelPair{{Name: proto.String("part"), Value: proto.String(v)}}
+		return []*dto.LabelPair{{Name: new("part"), Value: new(v)}}
 	}
 	for i := range n {
 		v := float64(i) * 1.25
 		for _, f := range []*dto.MetricFamily{
-			{Name: proto.String(fmt.Sprintf("c%d_total", i)), Help: proto.String("A \\ b\nc"), Type: dto.MetricType_COUNTER.Enum(),
+			{Name: new(fmt.Sprintf("c%d_total", i)), Help: new("A \\ b\nc"), Type: dto.MetricType_COUNTER.Enum(),
 				Metric: []*dto.Metric{{Label: label("a\"b\\c\nd"), Counter: &dto.Counter{Value: &v}}, {Label: label("ü"), Counter: &dto.Counter{Value: &v}, TimestampMs: proto.Int64(7)}}},
-			{Name: proto.String(fmt.Sprintf("g%d", i)), Type: dto.MetricType_GAUGE.Enum(),
-				Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: proto.Float64(math.Inf(-1))}}, {Label: label(""), Gauge: &dto.Gauge{Value: proto.Float64(math.NaN())}}}},
-			{Name: proto.String(fmt.Sprintf("u%d", i)), Type: dto.MetricType_UNTYPED.Enum(), Metric: []*dto.Metric{{Untyped: &dto.Untyped{Value: proto.Float64(1e-300)}}}},
-			{Name: proto.String(fmt.Sprintf("s%d", i)), Type: dto.MetricType_SUMMARY.Enum(), Metric: []*dto.Metric{{Summary: &dto.Summary{
-				SampleCount: proto.Uint64(3), SampleSum: &v, Quantile: []*dto.Quantile{{Quantile: proto.Float64(0.5), Value: &v}}}}}},
-			{Name: proto.String(fmt.Sprintf("h%d", i)), Type: dto.MetricType_HISTOGRAM.Enum(), Metric: []*dto.Metric{{Label: label("x"), Histogram: &dto.Histogram{
+			{Name: new(fmt.Sprintf("g%d", i)), Type: dto.MetricType_GAUGE.Enum(),
+				Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: new(math.Inf(-1))}}, {Label: label(""), Gauge: &dto.Gauge{Value: new(math.NaN())}}}},
+			{Name: new(fmt.Sprintf("u%d", i)), Type: dto.MetricType_UNTYPED.Enum(), Metric: []*dto.Metric{{Untyped: &dto.Untyped{Value: new(1e-300)}}}},
+			{Name: new(fmt.Sprintf("s%d", i)), Type: dto.MetricType_SUMMARY.Enum(), Metric: []*dto.Metric{{Summary: &dto.Summary{
+				SampleCount: new(uint64(3)), SampleSum: &v, Quantile: []*dto.Quantile{{Quantile: new(0.5), Value: &v}}}}}},
+			{Name: new(fmt.Sprintf("h%d", i)), Type: dto.MetricType_HISTOGRAM.Enum(), Metric: []*dto.Metric{{Label: label("x"), Histogram: &dto.Histogram{
 				SampleCount: proto.Uint64(9), SampleSum: &v, Bucket: []*dto.Bucket{
-					{UpperBound: proto.Float64(0.5), CumulativeCount: proto.Uint64(2)}, {UpperBound: proto.Float64(1), CumulativeCount: proto.Uint64(7)}}}}}},
+					{UpperBound: new(0.5), CumulativeCount: new(uint64(2))}, {UpperBound: new(1.0), CumulativeCount: new(uint64(7))}}}}}},
 		} {
 			if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
 				panic(err)

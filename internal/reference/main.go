@@ -96,7 +96,10 @@ func catalogue(w io.Writer) {
 }
 
 func state(r collector.Reason) string {
-	if r.MeansUp() {
+	switch {
+	case r == collector.ReasonPermission:
+		return "up where the service said so, down where this machine did"
+	case r.MeansUp():
 		return "up"
 	}
 	return "down, unless its health was known before"
