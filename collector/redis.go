@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net"
 	"slices"
@@ -277,7 +278,7 @@ func (r *redis) Close() error {
 
 func (r *redis) drop() {
 	if r.link != nil {
-		r.link.client.Close()
+		r.link.close()
 		r.link = nil
 	}
 }
@@ -289,6 +290,9 @@ func (r *redis) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a, err := r.ask(ctx)
+	if errors.Is(err, fs.ErrPermission) { // the system has kept us from the socket, not Redis
+		status{}.send(ch, "redis")
+	}
 	if err != nil {
 		return err
 	}
@@ -333,7 +337,7 @@ func (r *redis) ask(ctx context.Context) (*redisAnswer, error) {
 	}
 	a, err := link.ask(ctx, r.clustered)
 	if err != nil {
-		link.client.Close()
+		link.close()
 		return a.orFailure(ctx, link.greeting.explains(err))
 	}
 	r.link = link
@@ -398,6 +402,12 @@ func (r *redis) connect(ctx context.Context) (*redisLink, error) {
 	})
 	l.client.AddHook(l.greeting)
 	return l, nil
+}
+
+// close closes the client and, in case it never took it, the connection.
+func (l *redisLink) close() {
+	l.client.Close()
+	l.conn.Close()
 }
 
 // redisAnswer is the answer to the one round trip of a scrape.

@@ -441,12 +441,12 @@ func TestRedisLoading(t *testing.T) {
 	t.Parallel()
 	r := redisServer(t, localserver.RedisOptions{})
 	var fill []string
-	for i := range 2000 {
+	for i := range 5000 {
 		fill = append(fill, fmt.Sprintf("SET key:%d value:%d", i, i))
 	}
 	redisDo(t, r, append(fill, "SAVE")...)
 	r.Kill()
-	if err := r.Start(t.Context(), "key-load-delay 20000", "loading-process-events-interval-bytes 1024"); err != nil {
+	if err := r.Start(t.Context(), "key-load-delay 2000", "loading-process-events-interval-bytes 1024"); err != nil {
 		t.Fatal(err)
 	}
 	res := expectFailure(t, only(t, "redis", redisSection(r.Addr, "")), "redis", false, ReasonNotReady)
@@ -667,6 +667,17 @@ func TestRedisUnixSocket(t *testing.T) {
 		t.Error(res.Failures)
 	}
 	expectFailure(t, only(t, "redis", redisSection(r.Socket, ", tls_config: {}")), "redis", false, ReasonConfig)
+}
+
+// A socket that we may not open says nothing about the server: unlike Redis'
+// own NOPERM it does not mean up.
+func TestRedisSocketForbidden(t *testing.T) {
+	t.Parallel()
+	deps := Deps{DialContext: func(_ context.Context, network, _ string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: os.NewSyscallError("connect", syscall.EACCES)}
+	}}
+	s := scraperWith(t, only(t, "redis", redisSection("/run/redis/redis.sock", "")), deps, Options{})
+	expectFailureOf(t, s, "redis", false, ReasonPermission, 2*time.Second)
 }
 
 func TestRedisTLS(t *testing.T) {
