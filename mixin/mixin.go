@@ -26,6 +26,7 @@ var documents = map[string]string{
 	"rules/manual_up.yml":                    "manual_up.jsonnet",
 	"alertmanager/alertmanager.yml":          "alertmanager.jsonnet",
 	"examples/kubernetes/prometheusrule.yml": "prometheusrule.jsonnet",
+	"mixin/tests/optional_rules.yml":         "tests/optional.jsonnet",
 }
 
 // Dir is the directory of the jsonnet, relative to the repository's root.
