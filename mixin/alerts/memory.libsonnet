@@ -9,7 +9,7 @@ local query = import '../lib/query.libsonnet';
   local q = query.new(c, c.selector, c.rateWindow),
 
   local stability = q.m('niodoo_memory_stability_ratio'),
-  local stable = 'Memory stability is {{ $value | humanizePercentage }}; the target is %s %%, the alert is below %s %%.',
+  local stable = 'Memory stability is {{ $value | humanizePercentage }}; the target is %s%%, the alert is below %s%%.',
 
   prometheusAlerts+:: {
     groups+: [
@@ -85,7 +85,7 @@ local query = import '../lib/query.libsonnet';
           'P2',
           'engine',
           'The engine does not find memories that it should.',
-          '{{ $value | humanizePercentage }} of the retrievals succeed; the target is %s %%.' % q.number(t.retrieval_success_ratio.target * 100),
+          '{{ $value | humanizePercentage }} of the retrievals succeed; the target is %s%%.' % q.number(t.retrieval_success_ratio.target * 100),
           'memory-system',
           t.retrieval_success_ratio['for'],
           { keep_firing_for: '5m' },

@@ -15,7 +15,7 @@ local query = import '../lib/query.libsonnet';
       / on (%s)
       (%s - %s)
     ||| % [q.by, q.m('niodoo_postgresql_max_connections'), q.m('niodoo_postgresql_reserved_connections')],
-  local connectionSays = '{{ $value | humanizePercentage }} of the connections that applications can use are taken; the alert is above %s %%.',
+  local connectionSays = '{{ $value | humanizePercentage }} of the connections that applications can use are taken; the alert is above %s%%.',
 
   prometheusAlerts+:: {
     groups+: [

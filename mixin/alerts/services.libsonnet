@@ -20,7 +20,7 @@ local query = import '../lib/query.libsonnet';
       ) - time()
     ||| % [q.m('niodoo_component_tls_not_after_timestamp_seconds'), q.m('niodoo_exporter_tls_not_after_timestamp_seconds')],
   local certificateSays =
-    'The certificate of {{ $labels.component }} {{ if gt $value 0.0 }}expires in {{ $value | humanizeDuration }}{{ else }}has expired{{ end }}; renewal is due %d days before.',
+    'The certificate of {{ $labels.component }} {{ if gt $value 0.0 }}expires in {{ $value | humanizeDuration }}{{ else }}has expired{{ end }}; it should have been renewed %d days before.',
 
   prometheusAlerts+:: {
     groups+: [
