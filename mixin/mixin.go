@@ -27,6 +27,7 @@ var documents = map[string]string{
 	"alertmanager/alertmanager.yml":          "alertmanager.jsonnet",
 	"alertmanager/templates/niodoo.tmpl":     "alertmanager_template.jsonnet",
 	"examples/kubernetes/prometheusrule.yml": "prometheusrule.jsonnet",
+	"mixin/tests/optional_rules.yml":         "tests/optional.jsonnet",
 }
 
 // Dir is the directory of the jsonnet, relative to the repository's root.

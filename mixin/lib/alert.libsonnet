@@ -32,6 +32,15 @@ local severity = { P1: 'critical', P2: 'warning', P3: 'warning', P4: 'info', non
         },
       } + more,
 
+    // reason is text for a description: why the collector fails, if it does. It is no label: an alert whose reason
+    // changes is the same alert. collector is a template expression, such as $labels.component or `engine`.
+    reason(collector)::
+      '{{ with printf `niodoo_scrape_collector_failure_info{collector="%%s",%s}` %s %s | query }} Reason: {{ (first .).Labels.reason }}.{{ end }}' % [
+        std.join(',', ['%s="%%s"' % l for l in config.instanceLabels]),
+        collector,
+        std.join(' ', ['$labels.' + l for l in config.instanceLabels]),
+      ],
+
     // group makes a rule group of the alerts that are not switched off.
     group(name, alerts):: { name: name, rules: std.prune([a for a in alerts if a != null]) },
   },
