@@ -163,7 +163,7 @@ func (n *nvidiaSMI) close() error {
 	select {
 	case <-p.stopped:
 		return nil
-	case <-time.After(2 * nvidiaWaitDelay):
+	case <-time.After(2 * nvidiaWaitDelay): // it ends when the kernel lets go of the process
 		return errors.New("nvidia-smi cannot be killed")
 	}
 }
@@ -197,7 +197,7 @@ func (n *nvidiaSMI) loop(ctx context.Context, p *nvidiaPace, before chan struct{
 			}()
 			done <- n.query(ctx)
 		}()
-		late := time.NewTimer(n.timeout + nvidiaWaitDelay)
+		late := time.NewTimer(n.timeout + 2*nvidiaWaitDelay)
 		select {
 		case s := <-done:
 			if ctx.Err() == nil {

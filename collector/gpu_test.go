@@ -295,7 +295,7 @@ func TestGPUHanging(t *testing.T) {
 	n := gpuOf(s).nvidia
 	n.interval, n.timeout = 10*time.Millisecond, 5*time.Second
 	value(t, scrape(t, s).Families, `niodoo_gpu_power_watts{gpu="0"}`)
-	s.CloseConnections() // the pace is over: its fields may be changed
+	closeConnections(s) // the pace is over: its fields may be changed
 	gpuBehaves(t, program, "exec sleep 1000")
 	n.timeout = 50 * time.Millisecond
 	res := expectFailureOf(t, s, "gpu", false, ReasonTimeout, 5*time.Second)
@@ -310,7 +310,7 @@ func TestGPUFirstSampleLate(t *testing.T) {
 	s := scraper(t, gpuConfig(t, gpuSMI(t, "exec sleep 1000"), t.TempDir()))
 	start := time.Now()
 	expectFailureOf(t, s, "gpu", false, ReasonTimeout, 200*time.Millisecond)
-	s.CloseConnections()
+	closeConnections(s)
 	if d := time.Since(start); d > 4*time.Second {
 		t.Errorf("scraping and closing took %s", d)
 	}

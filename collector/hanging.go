@@ -10,7 +10,7 @@ import "time"
 // caller's patience is remembered, and nothing is asked under its key again
 // until it has come back. So there is at most one goroutine per key, however
 // many scrapes pass. It is not for concurrent use; the calls themselves run
-// beside the caller.
+// beside the caller. Keys within one round must differ.
 type hanging[T any] struct {
 	inFlight map[string]chan hangingAnswer[T]
 }
@@ -46,7 +46,7 @@ func (h *hanging[T]) start(key string, call func() (T, error)) bool {
 }
 
 // stuck reports whether the last call under the key has not come back. The
-// hangingAnswer of one that has is stale, so it is dropped.
+// answer of one that has is stale, so it is dropped.
 func (h *hanging[T]) stuck(key string) bool {
 	done, ok := h.inFlight[key]
 	if !ok {

@@ -186,9 +186,9 @@ var (
 		{paths: []string{"loadavg"}, parse: (*host).parseLoadavg},
 		{paths: []string{"vmstat"}, parse: (*host).parseVMStat},
 		{paths: []string{"sys/fs/file-nr"}, parse: (*host).parseFileNr},
-		{paths: []string{"pressure/cpu"}, parse: pressure("cpu", true, false)}, // full is always 0: some process has the CPU
-		{paths: []string{"pressure/memory"}, parse: pressure("memory", true, true)},
-		{paths: []string{"pressure/io"}, parse: pressure("io", true, true)},
+		{paths: []string{"pressure/cpu"}, parse: hostPressure("cpu", true, false)}, // full is always 0: some process has the CPU
+		{paths: []string{"pressure/memory"}, parse: hostPressure("memory", true, true)},
+		{paths: []string{"pressure/io"}, parse: hostPressure("io", true, true)},
 		{paths: []string{"diskstats"}, parse: (*host).parseDiskstats},
 	}
 	hostNetworkFile = hostProcFile{paths: []string{"1/net/dev", "net/dev"}, parse: (*host).parseNetDev}
@@ -223,15 +223,10 @@ func (h *host) Update(ctx context.Context, ch chan<- prometheus.Metric) error {
 		b.send(hostClockMaxError, c.maxError, nil)
 	}
 	h.sent = b.sent
-	for _, err := range failures {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return hostFirst(failures)
 }
 
-// read reads and parses the first of a procFile's paths that can be read.
+// read reads and parses the first of the paths that can be read.
 func (h *host) read(f hostProcFile, b *hostBatch) error {
 	var refused error
 	for _, p := range f.paths {
@@ -387,8 +382,8 @@ func (h *host) parseLoadavg(b *hostBatch, data []byte) error {
 	}
 	for i, d := range [...]*Desc{hostLoad1, hostLoad5, hostLoad15} {
 		v, err := strconv.ParseFloat(string(h.fields[i]), 64)
-		if err != nil {
-			return err
+		if err != nil || !(v >= 0) || math.IsInf(v, 0) {
+			return fmt.Errorf("%q is not a load", h.fields[i])
 		}
 		b.send(d, v, nil)
 	}
@@ -426,12 +421,12 @@ func (h *host) parseFileNr(b *hostBatch, data []byte) error {
 	return nil
 }
 
-// pressure parses a file such as
+// hostPressure parses a file such as
 //
 //	some avg10=0.83 avg60=1.03 avg300=1.85 total=198927852
 //
 // whose total is in microseconds.
-func pressure(resource string, some, full bool) func(*host, *hostBatch, []byte) error {
+func hostPressure(resource string, some, full bool) func(*host, *hostBatch, []byte) error {
 	labels := []string{resource}
 	return func(_ *host, b *hostBatch, data []byte) error {
 		for len(data) > 0 {

@@ -275,15 +275,19 @@ func (h *host) filesystems(ctx context.Context, b *hostBatch) error {
 	places := make([]hostPlace, len(h.paths))
 	for i, p := range h.paths {
 		places[i].mount = h.mounts.holding(p)
-		if at := slices.Index(h.mounts.real, h.realOf(places[i].mount)); at >= 0 && errors.Is(answers[at].err, errHostStuck) {
-			places[i].err, places[i].inherited = errHostStuck, true
-			continue
+		if at := slices.Index(h.mounts.real, h.realOf(places[i].mount)); at >= 0 {
+			err := answers[at].err
+			// What is below a hidden mount would be counted from what hides it.
+			if errors.Is(err, errHostStuck) || errors.Is(err, errHostHidden) && h.mounts.real[at] == places[i].mount {
+				places[i].err, places[i].inherited = err, true
+				continue
+			}
 		}
 		asked = append(asked, p)
 	}
 	replies := h.ask(asked, hangingPatience(h.patience, deadline, limited))
 	var failures []error
-	covered := map[*hostMount]bool{}
+	covered, listed := map[*hostMount]bool{}, map[string]bool{}
 	for i, p := range h.paths {
 		pl := &places[i]
 		if pl.err == nil {
@@ -304,6 +308,9 @@ func (h *host) filesystems(ctx context.Context, b *hostBatch) error {
 		case pl.err != nil:
 			failures = append(failures, hostPathFailure(p, pl.err))
 		}
+		if listed[p] {
+			continue
+		}
 		if m != nil && (pl.err == nil || pl.inherited) {
 			if covered[m] {
 				continue
@@ -314,14 +321,15 @@ func (h *host) filesystems(ctx context.Context, b *hostBatch) error {
 		if m != nil {
 			readonly = m.readonly
 		}
+		listed[p] = true
 		sendHostFilesystem(b, []string{cleanLabel(p)}, pl.usage, pl.err, readonly)
 	}
 	for i, m := range h.mounts.real {
-		if !covered[m] {
+		if !covered[m] && !listed[m.path] {
 			sendHostFilesystem(b, m.labels, answers[i].value, answers[i].err, m.readonly)
 		}
 	}
-	return first(failures)
+	return hostFirst(failures)
 }
 
 // hostPlace is a configured path.
@@ -329,7 +337,7 @@ type hostPlace struct {
 	mount *hostMount // by its name
 	usage hostUsage
 	err   error
-	// inherited says that it was not asked, because its mount does not answer.
+	// inherited says that it was not asked, because its mount does not answer or is hidden.
 	inherited bool
 }
 
@@ -342,10 +350,13 @@ func (h *host) realOf(m *hostMount) *hostMount {
 }
 
 func hostPathFailure(path string, err error) error {
-	if errors.Is(err, errHostStuck) {
+	switch {
+	case errors.Is(err, errHostStuck):
 		return failf(ReasonTimeout, "%s: %w", path, err)
+	case errors.Is(err, errHostHidden):
+		return failf(ReasonOther, "%s: %w", path, err)
 	}
-	return err
+	return err // names the path itself
 }
 
 func hostMountPaths(mounts []*hostMount) []string {
@@ -515,18 +526,21 @@ func hostPathBelow(rootfs, path string) string {
 	return rootfs + path
 }
 
+// hostCleanPaths returns each path once and in its shortest form.
 func hostCleanPaths(paths []string) []string {
-	clean := make([]string, len(paths))
-	for i, p := range paths {
-		clean[i] = filepath.Clean(p)
+	var clean []string
+	for _, p := range paths {
+		if p = filepath.Clean(p); !slices.Contains(clean, p) {
+			clean = append(clean, p)
+		}
 	}
 	return clean
 }
 
 func hostEqualPaths(a, b []string) bool { return slices.Equal(hostCleanPaths(a), hostCleanPaths(b)) }
 
-// first returns the first error that is one.
-func first(errs []error) error {
+// hostFirst returns the first error that is one.
+func hostFirst(errs []error) error {
 	for _, err := range errs {
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -211,6 +213,32 @@ func TestHostMissingPath(t *testing.T) {
 	if v := value(t, res.Families, `niodoo_host_filesystem_error{path="/data"}`); v != 1 {
 		t.Errorf("error is %v", v)
 	}
+}
+
+// A configured path that is itself a mount, or is named twice, is one series
+// when it fails, too.
+func TestHostBrokenPath(t *testing.T) {
+	t.Parallel()
+	s, _ := hostScraper(t, hostSection(t, hostTestProc, ", paths: [/mnt/broken, /mnt/broken/, /opt/niodoo]"))
+	res := expectFailureOf(t, s, "host", false, ReasonOther, 2*time.Second)
+	if v := value(t, res.Families, `niodoo_host_filesystem_error{path="/mnt/broken"}`); v != 1 {
+		t.Errorf("error is %v", v)
+	}
+	if strings.Contains(text(res.Families), scrapeDropped.Name+"{") {
+		t.Error("a series is sent twice")
+	}
+}
+
+// A path on a mount that the exporter cannot see must not be given the figures
+// of what it sees there instead: a container without mount propagation.
+func TestHostHiddenPath(t *testing.T) {
+	t.Parallel()
+	s, _ := hostScraper(t, hostSection(t, hostTestProc, ", paths: [/mnt/hidden]"))
+	res := expectFailureOf(t, s, "host", false, ReasonOther, 2*time.Second)
+	if _, ok := lookup(res.Families, `niodoo_host_filesystem_size_bytes{path="/mnt/hidden"}`); ok {
+		t.Error("the size of another file system is exported")
+	}
+	value(t, res.Families, `niodoo_host_filesystem_size_bytes{path="/"}`)
 }
 
 // NFS without its server: the scrape goes on without it, nobody asks twice,
@@ -558,6 +586,41 @@ func TestHostUnescape(t *testing.T) {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
 	}
+}
+
+// FuzzHost holds that no text of a kernel, or of what stands in for one, makes
+// a parser panic or send what the runner would refuse.
+func FuzzHost(f *testing.F) {
+	files := append([]hostProcFile{hostNetworkFile, hostMountFile}, hostProcFiles...)
+	for i, p := range files {
+		raw, err := os.ReadFile(hostTestProc + "/" + p.paths[0])
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(i, raw)
+	}
+	f.Fuzz(func(t *testing.T, file int, raw []byte) {
+		if file < 0 || file >= len(files) {
+			t.Skip()
+		}
+		h := &host{rootfs: "/", names: map[string][]string{}}
+		ch := make(chan prometheus.Metric, 10_000)
+		_ = files[file].parse(h, &hostBatch{ch: ch}, raw)
+		for len(ch) > 0 {
+			s, err := adopt(<-ch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range s.values {
+				if len(v) > maxLabelValue || !utf8.ValidString(v) {
+					t.Fatalf("label %q", v)
+				}
+			}
+			if s.value < 0 || math.IsNaN(s.value) {
+				t.Fatalf("%s is %v", s.desc.Name, s.value)
+			}
+		}
+	})
 }
 
 // BenchmarkHost measures one scrape of this machine, without the runner. The

@@ -373,3 +373,11 @@ func writeKeyPair(t testing.TB, certFile, keyFile string) {
 		}
 	}
 }
+
+// closeConnections closes what the collectors keep between scrapes; the next
+// scrape opens it anew.
+func closeConnections(s *Scraper) {
+	for _, u := range s.units {
+		u.close()
+	}
+}
