@@ -74,11 +74,19 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		p.remove()
 		return nil, err
 	}
-	if err := p.start(ctx); err != nil {
-		p.remove()
-		return nil, err
+	for tries := 1; ; tries++ {
+		if err = p.configure(o); err == nil {
+			err = p.start(ctx)
+		}
+		if err == nil {
+			return p, nil
+		}
+		// A port that was free may be another server's by the time ours asks for it.
+		if tries == 3 || !strings.Contains(err.Error(), "Address already in use") {
+			p.remove()
+			return nil, err
+		}
 	}
-	return p, nil
 }
 
 // postgresDirs returns where Debian keeps the servers' programs, newest version first.
@@ -110,24 +118,22 @@ func (p *Postgres) create(ctx context.Context, o PostgresOptions) error {
 	if err := errors.Join(p.chown(p.base), p.chown(p.SocketDir)); err != nil {
 		return err
 	}
-	if p.Port, err = freePort(); err != nil {
-		return err
-	}
 	if o.StandbyOf != nil {
 		err = p.run(ctx, "pg_basebackup", "-h", o.StandbyOf.SocketDir, "-p", strconv.Itoa(o.StandbyOf.Port),
 			"-U", PostgresSuperuser, "-D", p.DataDir, "-R", "-X", "stream", "-c", "fast", "-N")
 	} else {
 		err = p.initialize(ctx)
 	}
-	if err != nil {
-		return err
-	}
-	return p.configure(o)
+	return err
 }
 
-// configure writes postgresql.conf and pg_hba.conf anew. Nothing that is
-// written has to outlive a crash of the machine.
+// configure chooses a port and writes postgresql.conf and pg_hba.conf anew.
+// Nothing that is written has to outlive a crash of the machine.
 func (p *Postgres) configure(o PostgresOptions) error {
+	var err error
+	if p.Port, err = freePort(); err != nil {
+		return err
+	}
 	settings := map[string]string{
 		"listen_addresses":        "'127.0.0.1'",
 		"port":                    strconv.Itoa(p.Port),
