@@ -1,2 +1,4 @@
 // The dashboards, one file each.
-(import 'overview.libsonnet')
+(import 'overview.libsonnet') +
+(import 'memory.libsonnet') +
+(import 'performance.libsonnet')
