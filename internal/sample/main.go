@@ -31,6 +31,10 @@ import (
 // rates, logs and a login need more than one look.
 const settle = 20 * time.Second
 
+// events gives PostgreSQL a table; a part of it is deleted again, which leaves dead rows.
+const events = `CREATE TABLE consciousness_events (event_id bigint PRIMARY KEY, content text);
+INSERT INTO consciousness_events SELECT i, 'event ' || i FROM generate_series(1, 10000) i`
+
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) != 2 {
@@ -67,7 +71,9 @@ func run(ctx context.Context, exporter string, out io.Writer) (err error) {
 	}
 	defer postgres.Stop()
 	const password = "sample"
-	if err := errors.Join(postgres.Exec(ctx, "CREATE DATABASE niodoo"), postgres.CreateMonitor(ctx, password)); err != nil {
+	if err := errors.Join(postgres.Exec(ctx, "CREATE DATABASE niodoo"), postgres.CreateMonitor(ctx, password),
+		postgres.ExecIn(ctx, "niodoo", events), postgres.ExecIn(ctx, "niodoo", "VACUUM ANALYZE consciousness_events"),
+		postgres.ExecIn(ctx, "niodoo", "DELETE FROM consciousness_events WHERE event_id % 10 = 0")); err != nil {
 		return err
 	}
 

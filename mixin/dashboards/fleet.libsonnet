@@ -19,7 +19,7 @@ local shared = import 'shared.libsonnet';
     'fleet.json': d.dashboard('fleet', 'Fleet', 'Every stack in one line, the ones that need someone first. An instance leads to its dashboards.', [
       p.row('Are all well?'),
       c.line(5, [
-        p.stat('Stacks', 'Stacks that are watched.', [count('count by (%s) (%s)' % [q.by, q.m('niodoo_component_up')], 'stacks')]),
+        p.stat('Stacks watched', 'Stacks that send something.', [count('count by (%s) (%s)' % [q.by, q.m('niodoo_component_up')], 'stacks')]),
         p.stat('Stacks with all they need', 'Stacks of which every required component is up.', [
           s.raw('avg(%s == bool 1)' % required.expr, 'percentunit', 'whole', ['niodoo_component_required']),
         ]) + p.lit + p.judged(p.below(1)) + p.decimals(0),

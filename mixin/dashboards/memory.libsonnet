@@ -25,9 +25,9 @@ local shared = import 'shared.libsonnet';
       p.row('Is memory well?'),
       c.line(6, [
         c.stability('Memory stability'),
-        p.stat('Retrieval success', 'Share of retrievals that find what they look for, the worst of the selected instances.', [s.all('min', s.value('niodoo_memory_retrieval_success_ratio'), 'success')], threshold=t.retrieval_success_ratio)
+        p.stat('Retrievals that succeed', 'Share of retrievals that find what they look for, the worst of the selected instances.', [s.all('min', s.value('niodoo_memory_retrieval_success_ratio'), 'success')], threshold=t.retrieval_success_ratio)
         + p.past + p.decimals(2),
-        p.stat('Toroidal coherence', 'Of the memory, the worst of the selected instances.', [s.all('min', s.value('niodoo_memory_toroidal_coherence_score'), 'coherence')], threshold=t.toroidal_coherence_score)
+        p.stat('Coherence of the torus', 'Of the memory, the worst of the selected instances.', [s.all('min', s.value('niodoo_memory_toroidal_coherence_score'), 'coherence')], threshold=t.toroidal_coherence_score)
         + p.past + p.decimals(3),
         p.stat('Consolidations per hour', 'The least of the selected instances. None for two hours while events arrive is an alert.', [s.all('min', s.value('niodoo_memory_consolidations_per_hour'), 'consolidations')], threshold=t.consolidations_per_hour)
         + p.past + p.decimals(0),
@@ -44,7 +44,7 @@ local shared = import 'shared.libsonnet';
         p.bargauge('Layers against their capacity', 'A full layer evicts memories. Capacities are in the mixin’s configuration; layers without one are not shown.', [s.over('max', ['layer'], fill { expr: '\n%s\n' % super.expr })], t.layer_usage_ratio) + p.ratio,
       ]),
       c.line(7, [
-        p.timeseries('Memory stability', 'Of the whole memory, per instance.', [s.value('niodoo_memory_stability_ratio')]) + p.drawn(t.memory_stability_ratio)
+        p.timeseries('Stability over time', 'Of the whole memory, per instance.', [s.value('niodoo_memory_stability_ratio')]) + p.drawn(t.memory_stability_ratio)
         + { fieldConfig+: { defaults+: { custom+: { axisSoftMin: 0.97, axisSoftMax: 1 } } } },
         p.timeseries('Memories held', 'Total where the engine reports one, else the sum of the layers.', [entries]),
       ]),
@@ -54,7 +54,7 @@ local shared = import 'shared.libsonnet';
         c.retrievalTime,
         p.timeseries('Retrieval success', 'Share of retrievals that find what they look for.', [s.value('niodoo_memory_retrieval_success_ratio')]) + p.drawn(t.retrieval_success_ratio)
         + { fieldConfig+: { defaults+: { custom+: { axisSoftMin: 0.9, axisSoftMax: 1 } } } },
-        p.timeseries('Consolidations per hour', 'How often memories move from one layer to the next.', [s.value('niodoo_memory_consolidations_per_hour')]) + p.drawn(t.consolidations_per_hour),
+        p.timeseries('Consolidation rate', 'How often memories move from one layer to the next.', [s.value('niodoo_memory_consolidations_per_hour')]) + p.drawn(t.consolidations_per_hour),
         p.timeseries('Memory operations', 'Reads and writes of memories.', [s.rate('niodoo_memory_operations_total') { unit: 'ops' }]),
       ]),
 

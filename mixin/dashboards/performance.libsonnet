@@ -80,7 +80,7 @@ local shared = import 'shared.libsonnet';
       ]),
       c.line(8, [
         c.memory,
-        p.timeseries('Memory', 'Used and available, over all selected instances.', [
+        p.timeseries('Memory used and available', 'Used and available, over all selected instances.', [
           s.raw('sum(%s - %s)' % [q.m('niodoo_host_memory_total_bytes'), q.m('niodoo_host_memory_available_bytes')], 'bytes', 'used', ['niodoo_host_memory_total_bytes']),
           s.all('sum', s.value('niodoo_host_memory_available_bytes'), 'available'),
         ]) + p.stacked,
@@ -95,7 +95,7 @@ local shared = import 'shared.libsonnet';
         p.timeseries('Open files', 'Share of the file handles the kernel allows.', [s.ratio(s.value('niodoo_host_file_handles'), s.value('niodoo_host_file_handles_max'))]),
       ]),
 
-      p.row('Disk'),
+      p.row('Disks'),
       c.line(8, [
         p.timeseries('Disk I/O', 'Bytes read and, below the axis, written.', [
           s.over('sum', device, s.rate('niodoo_host_disk_read_bytes_total'), '{{instance}} {{device}} read'),

@@ -168,7 +168,8 @@ local shared = import 'shared.libsonnet';
         p.timeseries('Clients', 'Connected, and those that wait in a blocking command, over all selected instances.', [
           s.all('sum', s.value('niodoo_redis_connected_clients'), 'connected'),
           s.all('sum', s.value('niodoo_redis_blocked_clients'), 'blocked'),
-        ]),
+          s.all('sum', s.value('niodoo_redis_max_clients'), 'limit'),
+        ]) + p.dashed('limit') + p.logarithmic,
         p.timeseries('Keys evicted and expired', 'Evicted keys are lost for want of memory; expired ones came to their end.', [
           total('niodoo_redis_evicted_keys_total', 'evicted'),
           total('niodoo_redis_expired_keys_total', 'expired'),
@@ -206,8 +207,8 @@ local shared = import 'shared.libsonnet';
           { label: 'mode', title: 'Mode' },
           { label: 'role', title: 'Role' },
           { label: 'maxmemory_policy', title: 'Policy' },
-          { series: s.value('niodoo_redis_uptime_seconds'), title: 'Uptime' },
-        ] + []),
+          { series: s.raw('%s * on (%s) group_left () %s' % [q.m('niodoo_redis_info'), q.by, q.m('niodoo_redis_uptime_seconds')], 's', metrics=['niodoo_redis_info', 'niodoo_redis_uptime_seconds']), title: 'Uptime' },
+        ]),
       ]),
 
       p.row('Redis: replication, cluster and sentinel', true),
@@ -276,6 +277,7 @@ local shared = import 'shared.libsonnet';
           { series: s.over('max', q.byList + ['collection'], s.value('niodoo_qdrant_collection_status', 'status="green"')), title: 'Green', words: yes },
           { series: most('niodoo_qdrant_collection_optimizer_ok', q.byList + ['collection']), title: 'Optimizer', words: yes },
           { series: most('niodoo_qdrant_collection_points', q.byList + ['collection']), title: 'Points' },
+          { series: most('niodoo_qdrant_collection_exists', q.byList + ['collection']), title: 'Exists', words: yes },
           { series: most('niodoo_qdrant_collection_vector_size', q.byList + ['collection']), title: 'Vector size', unit: 'none' },
           { series: most('niodoo_qdrant_collection_vector_size_mismatch', q.byList + ['collection']), title: 'Wrong size', words: no },
         ]) + c.width(10),
@@ -368,7 +370,7 @@ local shared = import 'shared.libsonnet';
 
       p.row('Docker', true),
       head('docker', 'Docker', [
-        p.timeseries('Containers', 'By state, over all selected instances.', [sum('niodoo_docker_containers', ['state'])]) + p.stacked,
+        p.timeseries('Containers by state', 'By state, over all selected instances.', [sum('niodoo_docker_containers', ['state'])]) + p.stacked,
         p.timeseries('Restarts', 'Of each container per second; a few in a row are a crash loop.', [s.over('sum', ['container'], s.rate('niodoo_docker_container_restarts_total'))]),
       ]),
       c.line(8, [
@@ -379,9 +381,13 @@ local shared = import 'shared.libsonnet';
           { series: most('niodoo_docker_container_healthy', q.byList + ['container']), title: 'Healthy', words: yes },
           { series: most('niodoo_docker_container_health_consecutive_failures', q.byList + ['container']), title: 'Failures in a row' },
           { series: most('niodoo_docker_container_oom_killed', q.byList + ['container']), title: 'Killed for memory', words: no },
+          { series: most('niodoo_docker_container_exit_code', q.byList + ['container']), title: 'Exit code', unit: 'none' },
+          { series: most('niodoo_docker_container_pids', q.byList + ['container']), title: 'Processes' },
           { series: s.over('min', q.byList + ['container'], s.age('niodoo_docker_container_start_timestamp_seconds')), title: 'Uptime', unit: 's' },
         ], { displayName: 'Running', desc: false }) + c.width(16),
-        p.timeseries('Memory of the containers', 'Over all selected instances.', [sum('niodoo_docker_container_memory_usage_bytes', ['container'])]),
+        p.timeseries('Memory of the containers', 'Share of each container’s limit, the fullest of the selected instances.', [
+          s.over('max', ['container'], s.ratio(s.value('niodoo_docker_container_memory_usage_bytes'), s.value('niodoo_docker_container_memory_limit_bytes'))),
+        ]) + p.ratio,
       ]),
       c.line(7, [
         p.timeseries('CPU of the containers', 'CPUs in use, over all selected instances.', [rates('niodoo_docker_container_cpu_seconds_total', ['container']) { unit: 'short' }]),

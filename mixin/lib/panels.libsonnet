@@ -253,7 +253,7 @@ local base(type, title, text, series, unit) =
       + { [if std.objectHas(c, 'width') then 'custom.width']: c.width }
       + { [if std.objectHas(c, 'decimals') then 'decimals']: c.decimals };
     base('table', title, text, [c.series for c in values], 'short') + {
-      targets: [t + now + { format: 'table' } for t in super.targets],
+      targets: [super.targets[i] + now + { format: 'table', legendFormat: values[i].title } for i in std.range(0, std.length(values) - 1)],
       fieldConfig+: {
         defaults+: { color: { mode: 'thresholds' }, custom: { align: 'auto', cellOptions: { type: 'auto' }, inspect: false, filterable: true } },
         overrides: [$.field(c.title, style(c)) for c in columns if style(c) != {}],
