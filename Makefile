@@ -43,6 +43,7 @@ demo: build ## Run a simulated stack and the exporter that watches it, until Ctr
 .PHONY: test
 test: test-deps tools ## Run all tests with the race detector; installs what they need.
 	PATH="$(TOOLS):$$PATH" $(GO) test -race -timeout 20m ./...
+	cd mixin && PATH="$(TOOLS):$$PATH" $(GO) test -timeout 20m ./...
 
 .PHONY: test-deps
 test-deps: ## Install the servers that the tests run, where they are missing.
@@ -78,7 +79,8 @@ GENERATED := collector/README.md mixin/metrics.json mixin/thresholds.json dashbo
 
 .PHONY: scrape
 scrape: $(BIN)/niodoo_exporter ## Record the scrape of a simulated stack that the mixin's tests replay.
-	$(GO) run ./internal/sample $(BIN)/niodoo_exporter > $(CURDIR)/.build/scrape.prom
+	@mkdir -p .build
+	$(GO) run ./internal/sample $(BIN)/niodoo_exporter > .build/scrape.prom
 	mv .build/scrape.prom mixin/testdata/scrape.prom
 
 .PHONY: generate

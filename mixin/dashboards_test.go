@@ -4,6 +4,7 @@
 package mixin
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -166,6 +167,10 @@ func TestDashboardsParseStrictly(t *testing.T) {
 			t.Fatal(err)
 		}
 		var strict sdk.Dashboard
+		if err := strict.UnmarshalJSONStrict(bytes.Replace(raw, []byte(`"fillOpacity"`), []byte(`"filOpacity"`), 1)); err == nil {
+			t.Errorf("%s: a misspelt field goes through", uid)
+		}
+		strict = sdk.Dashboard{}
 		if err := strict.UnmarshalJSONStrict(raw); err != nil {
 			t.Errorf("%s: %v", uid, err)
 			continue
@@ -474,4 +479,38 @@ func TestStabilityThresholds(t *testing.T) {
 		return
 	}
 	t.Error("no panel Memory System Stability")
+}
+
+// Each rule finds what it is for.
+func TestPanelRules(t *testing.T) {
+	const good = `{"type":"stat","title":"Up","description":"Is it up?","datasource":{"type":"prometheus","uid":"${datasource}"},` +
+		`"targets":[{"refId":"A","expr":"rate(x{job=~\"$job\",cluster=~\"$cluster\",instance=~\"$instance\"}[$__rate_interval])","legendFormat":"x","range":true,` +
+		`"datasource":{"type":"prometheus","uid":"${datasource}"}}],"fieldConfig":{"defaults":{"unit":"short","thresholds":{"steps":[{"color":"red","value":null},{"color":"green","value":1}]}}}}`
+	for rule, change := range map[string][2]string{
+		"":            {},
+		"title":       {`"title":"Up"`, `"title":"` + strings.Repeat("Up", maxTitle) + `"`},
+		"description": {"Is it up?", ""},
+		"type":        {`"type":"stat"`, `"type":"graph"`},
+		"unit":        {`"unit":"short"`, `"unit":"shrot"`},
+		"datasource":  {"${datasource}", "${DS_PROMETHEUS}"},
+		"targets":     {`"range":true`, `"range":false`},
+		"legend":      {`"legendFormat":"x"`, `"legendFormat":""`},
+		"thresholds":  {`"value":null`, `"value":0`},
+		"selectors":   {`cluster=~\"$cluster\",`, ""},
+		"rates":       {"$__rate_interval", "1m"},
+	} {
+		text := good
+		if rule != "" {
+			text = strings.ReplaceAll(good, change[0], change[1])
+		}
+		var p panel
+		if err := json.Unmarshal([]byte(text), &p); err != nil {
+			t.Fatal(err)
+		}
+		for name, check := range panelRules {
+			if complaint := check(nil, p); (complaint != "") != (name == rule) {
+				t.Errorf("a panel with a bad %q: the rule %s says %q", rule, name, complaint)
+			}
+		}
+	}
 }

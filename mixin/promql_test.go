@@ -330,3 +330,30 @@ func TestEveryMetricIsUsed(t *testing.T) {
 	}
 	t.Logf("%d metrics: %d shown, %d listed as unused", len(k.metrics), len(shown), len(reasons))
 }
+
+// What is wrong with an expression is found.
+func TestComplaints(t *testing.T) {
+	k := know(t)
+	for expr, want := range map[string]string{
+		`niodoo_component_up{component="engine"}`:                                         "",
+		`rate(niodoo_engine_requests_total[5m])`:                                          "",
+		`sum by (le) (rate(niodoo_consciousness_processing_duration_seconds_bucket[5m]))`: "",
+		`instance:niodoo_slo_broken:slice{slo="engine-availability"}`:                     "",
+		`niodoo_component_upp`:                                                            "there is no metric niodoo_component_upp",
+		`niodoo_component_up_bucket`:                                                      "there is no metric niodoo_component_up_bucket",
+		`niodoo_component_up{part="engine"}`:                                              "niodoo_component_up has no label part",
+		`sum by (part) (niodoo_component_up)`:                                             "nothing has the label part",
+		`niodoo_component_up * on (part) niodoo_component_ready`:                          "nothing has the label part",
+		`niodoo_engine_requests_total`:                                                    "the counter niodoo_engine_requests_total is not under rate or increase",
+		`rate(niodoo_component_up[5m])`:                                                   "rate of the gauge niodoo_component_up",
+		`rate(niodoo_consciousness_processing_duration_seconds_bucket{le="1"}[5m])`:       `le="1" is "1.0" in Prometheus 3`,
+	} {
+		parsed, err := promql.ParseExpr(expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(k.complaints(parsed, false), "; "); got != want {
+			t.Errorf("%s: %q, want %q", expr, got, want)
+		}
+	}
+}

@@ -41,7 +41,7 @@ local shared = import 'shared.libsonnet';
         p.timeseries('Layer stability', 'Share of stable memories in each layer, the worst of the selected instances.', [s.over('min', ['layer'], s.value('niodoo_memory_layer_stability_ratio'))])
         + p.drawn(t.memory_stability_ratio) + { fieldConfig+: { defaults+: { custom+: { axisSoftMin: 0.97, axisSoftMax: 1 } } } },
         p.timeseries('Entries by layer', 'Over all selected instances.', [s.over('sum', ['layer'], s.value('niodoo_memory_layer_entries'))]) + p.stacked,
-        p.bargauge('Layers against their capacity', 'A full layer evicts memories. Capacities are in the mixin’s configuration; layers without one are not shown.', [s.over('max', ['layer'], fill { expr: '\n%s\n' % super.expr })], t.layer_usage_ratio) + p.ratio,
+        p.bargauge('Layers against their capacity', "A full layer evicts memories. Capacities are in the mixin's configuration; layers without one are not shown.", [s.over('max', ['layer'], fill { expr: '\n%s\n' % super.expr })], t.layer_usage_ratio) + p.ratio,
       ]),
       c.line(7, [
         p.timeseries('Stability over time', 'Of the whole memory, per instance.', [s.value('niodoo_memory_stability_ratio')]) + p.drawn(t.memory_stability_ratio)
@@ -74,7 +74,7 @@ local shared = import 'shared.libsonnet';
           s.all('min', s.value('niodoo_consciousness_memory_coherence_ratio'), 'as consciousness sees it'),
           s.all('min', s.value('niodoo_memory_coherence_ratio'), 'as memory sees it'),
         ]) + p.ratio,
-        p.timeseries('Cache hit ratio', 'Share of look-ups that the engine’s cache answers.', [s.value('niodoo_engine_cache_hit_ratio')]) + p.drawn(t.cache_hit_ratio) + p.ratio,
+        p.timeseries('Cache hit ratio', "Share of look-ups that the engine's cache answers.", [s.value('niodoo_engine_cache_hit_ratio')]) + p.drawn(t.cache_hit_ratio) + p.ratio,
       ]),
 
       p.row('What memory stands on'),

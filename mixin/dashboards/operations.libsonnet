@@ -53,7 +53,7 @@ local shared = import 'shared.libsonnet';
           s.over('sum', ['file'], s.rate('niodoo_logs_lines_total', 'level="error"')),
           s.raw('sum(rate(%s[5m] offset 1d))' % q.m('niodoo_logs_lines_total', 'level="error"'), 'cps', 'yesterday', ['niodoo_logs_lines_total']),
         ]) + p.drawn(t.log_error_minimum) + p.dashed('yesterday'),
-        p.timeseries('Lines by class', 'The classes of the manual’s log analyzer; a line may be in several.', [s.over('sum', ['class'], s.rate('niodoo_logs_matches_total'))]),
+        p.timeseries('Lines by class', "The classes of the manual's log analyzer; a line may be in several.", [s.over('sum', ['class'], s.rate('niodoo_logs_matches_total'))]),
       ]),
       c.line(8, [
         p.table('Log files', 'A file that nobody writes, or that is never rotated, is broken logging.', [
@@ -71,7 +71,7 @@ local shared = import 'shared.libsonnet';
 
       p.row('Backups'),
       c.line(5, [
-        p.stat('Age of the newest backup', 'The oldest of the selected instances’ newest. 26 hours leave two for a slow night.', [oldest('niodoo_backup_newest_timestamp_seconds', 'age')], threshold=t.backup_age_seconds) + p.lit + p.none('No backup'),
+        p.stat('Age of the newest backup', "The oldest of the selected instances' newest. 26 hours leave two for a slow night.", [oldest('niodoo_backup_newest_timestamp_seconds', 'age')], threshold=t.backup_age_seconds) + p.lit + p.none('No backup'),
         p.stat('Good backups', 'The least of the selected instances.', [s.all('min', s.value('niodoo_backup_backups'), 'backups')]) + p.judged(p.below(1)),
         p.stat('Newest against the one before', 'A backup half the size of the one before has probably lost something.', [s.all('min', s.ratio(s.value('niodoo_backup_newest_size_bytes'), s.value('niodoo_backup_previous_size_bytes')), 'size')], threshold=t.backup_shrink_ratio) + p.decimals(0),
         p.stat('Broken backups', 'Incomplete, unreadable, or failed at their verification or drill.', [
@@ -95,7 +95,7 @@ local shared = import 'shared.libsonnet';
           { label: 'source', title: 'Source' },
           { series: s.value('niodoo_backup_same_device'), title: 'On the same device', words: { '0': ['no', p.colours.good], '1': ['yes', p.colours.off] } },
         ]),
-        p.timeseries('Backups by layout', 'Of niodooctl, and of the manual’s scripts.', [
+        p.timeseries('Backups by layout', "Of niodooctl, and of the manual's scripts.", [
           s.over('sum', ['layout'], s.value('niodoo_backup_layout_backups')),
           s.all('sum', s.value('niodoo_backup_in_progress'), 'in progress'),
         ]),
@@ -103,7 +103,7 @@ local shared = import 'shared.libsonnet';
       p.row('Backups of niodooctl: checks and drills', true),
       c.line(6, [
         p.table('The newest backup', 'What is known of it.', [
-          { label: 'cluster', title: 'Cluster' },
+          { label: $._config.clusterLabel, title: 'Cluster' },
           { label: 'instance', title: 'Instance' },
           { series: s.value('niodoo_backup_newest_verified'), title: 'Verified', words: should },
           { series: s.value('niodoo_backup_newest_copied'), title: 'Copied', words: should },
@@ -198,14 +198,14 @@ local shared = import 'shared.libsonnet';
       ]),
       c.line(6, [
         p.table('Exporters', 'What runs, and whether its configuration is the one on disk.', [
-          { label: 'cluster', title: 'Cluster' },
+          { label: $._config.clusterLabel, title: 'Cluster' },
           { label: 'instance', title: 'Instance' },
           { label: 'version', title: 'Version' },
           { series: s.raw('max by (%(by)s, version) (%(info)s * on (%(by)s) group_left () %(x)s)' % { by: q.by, info: q.m('niodoo_exporter_build_info'), x: q.m('niodoo_exporter_config_last_reload_successful') }, 'short', metrics=['niodoo_exporter_config_last_reload_successful']), title: 'Configuration loaded', words: yes },
           { series: s.raw('max by (%(by)s, version) (%(info)s * on (%(by)s) group_left () (time() - %(x)s))' % { by: q.by, info: q.m('niodoo_exporter_build_info'), x: q.m('niodoo_exporter_config_last_reload_success_timestamp_seconds') }, 's', metrics=['niodoo_exporter_config_last_reload_success_timestamp_seconds']), title: 'Since' },
           { series: s.raw('max by (%(by)s, version) (%(info)s * on (%(by)s) group_left () (time() - %(x)s))' % { by: q.by, info: q.m('niodoo_exporter_build_info'), x: q.m('process_start_time_seconds') }, 's'), title: 'Uptime' },
         ]) + c.width(16),
-        p.timeseries('Clock', 'How wrong the host’s clock may be.', [s.value('niodoo_host_clock_max_error_seconds')]) + p.drawn(t.clock_error_seconds) + c.width(8),
+        p.timeseries('Clock', "How wrong the host's clock may be.", [s.value('niodoo_host_clock_max_error_seconds')]) + p.drawn(t.clock_error_seconds) + c.width(8),
       ]),
     ]),
   },

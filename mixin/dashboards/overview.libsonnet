@@ -44,7 +44,7 @@ local shared = import 'shared.libsonnet';
         ]),
         c.line(7, [
           p.timeseries('Response time as the engine says it', 'What the engine measures of its own answers.', [s.value('niodoo_engine_response_time_seconds')]),
-          c.response('Response time as the exporter sees it', 'Of each component’s health request; the slowest of the selected instances.', []) + p.logarithmic,
+          c.response('Response time as the exporter sees it', "Of each component's health request; the slowest of the selected instances.", []) + p.logarithmic,
           p.timeseries('Time-outs and open circuit breakers', 'Events that were not processed in time, and circuit breakers that opened.', [
             s.all('sum', s.rate('niodoo_consciousness_timeouts_total'), 'time-outs'),
             s.all('sum', s.rate('niodoo_consciousness_circuit_breaker_activations_total'), 'breakers'),

@@ -20,7 +20,7 @@ local shared = import 'shared.libsonnet';
         p.gauge('Memory', 'The fullest of the selected instances.', [s.all('max', s.raw(q.m('instance:niodoo_host_memory_usage:ratio'), 'percentunit', metrics=['niodoo_host_memory_available_bytes']), 'memory')], t.memory_usage_ratio) + p.decimals(0),
         p.gauge('Disk', 'The fullest file system of the selected instances.', [s.all('max', s.raw(q.m('instance_path:niodoo_host_filesystem_usage:ratio'), 'percentunit', metrics=['niodoo_host_filesystem_avail_bytes']), 'disk')], t.disk_usage_ratio) + p.decimals(0),
         p.stat('Waiting for memory', 'Share of the time in which some task waited for memory, the worst of the selected instances.', [s.all('max', s.rate('niodoo_host_pressure_waiting_seconds_total', 'resource="memory"'), 'waiting')], threshold=t.memory_pressure_ratio) + p.past,
-        p.stat('Killed for memory', 'Processes that the kernel killed for want of memory in the dashboard’s range.', [s.all('sum', s.increase('niodoo_host_oom_kills_total'), 'killed')]) + p.judged(p.anyIs(p.colours.bad)) + p.decimals(0),
+        p.stat('Killed for memory', "Processes that the kernel killed for want of memory in the dashboard's range.", [s.all('sum', s.increase('niodoo_host_oom_kills_total'), 'killed')]) + p.judged(p.anyIs(p.colours.bad)) + p.decimals(0),
         p.stat('Load per CPU', 'Tasks that run or wait for each CPU, the worst of the selected instances.', [
           s.all('max', s.raw('%s / %s' % [q.m('niodoo_host_load1'), q.m('niodoo_host_cpus')], 'short', metrics=['niodoo_host_load1', 'niodoo_host_cpus']), 'load'),
         ]) + p.past + p.decimals(2),
@@ -29,7 +29,7 @@ local shared = import 'shared.libsonnet';
       p.row('Engine'),
       c.line(8, [
         p.timeseries('Events processed', 'Events per second of each instance.', [c.events]),
-        p.timeseries('Processing time', 'Of an event, over all selected instances. From the engine’s own histogram; without one only the mean per instance is known.', [
+        p.timeseries('Processing time', "Of an event, over all selected instances. From the engine's own histogram; without one only the mean per instance is known.", [
           s.quantile(0.5, duration),
           s.quantile(0.95, duration),
           s.quantile(0.99, duration),
@@ -47,13 +47,13 @@ local shared = import 'shared.libsonnet';
         c.retrievalTime,
       ]),
       c.line(7, [
-        p.timeseries('Thread pool', 'Share of the engine’s threads that work.', [s.value('niodoo_engine_thread_pool_utilization_ratio')]) + p.ratio,
-        p.timeseries('Cache hit ratio', 'Share of look-ups that the engine’s cache answers.', [s.value('niodoo_engine_cache_hit_ratio')]) + p.drawn(t.cache_hit_ratio) + p.ratio,
-        p.timeseries('Engine’s own usage', 'CPU and GPU as the engine reports them, the highest of the selected instances.', [
+        p.timeseries('Thread pool', "Share of the engine's threads that work.", [s.value('niodoo_engine_thread_pool_utilization_ratio')]) + p.ratio,
+        p.timeseries('Cache hit ratio', "Share of look-ups that the engine's cache answers.", [s.value('niodoo_engine_cache_hit_ratio')]) + p.drawn(t.cache_hit_ratio) + p.ratio,
+        p.timeseries("Engine's own usage", 'CPU and GPU as the engine reports them, the highest of the selected instances.', [
           s.all('max', s.value('niodoo_engine_cpu_usage_ratio'), 'CPU'),
           s.all('max', s.value('niodoo_engine_gpu_usage_ratio'), 'GPU'),
         ]) + p.ratio,
-        p.timeseries('Engine’s memory', 'Memory the engine says it uses.', [s.value('niodoo_engine_memory_usage_bytes')]),
+        p.timeseries("Engine's memory", 'Memory the engine says it uses.', [s.value('niodoo_engine_memory_usage_bytes')]),
       ]),
       c.line(7, [
         p.timeseries('Response time of the brains', 'The slowest of the selected instances.', [s.over('max', ['brain'], s.value('niodoo_engine_brain_response_time_seconds'))]),
@@ -108,10 +108,11 @@ local shared = import 'shared.libsonnet';
         p.timeseries('Time until the disk is full', 'If the last six hours go on; nothing where it does not fill up.', [
           s.over('min', ['instance', 'path'], s.raw(
             '%(avail)s / (-deriv(%(range)s) > 0)' % { avail: q.m('niodoo_host_filesystem_avail_bytes'), range: q.range('niodoo_host_filesystem_avail_bytes', w='6h') },
-            's', metrics=['niodoo_host_filesystem_avail_bytes'],
+            's',
+            metrics=['niodoo_host_filesystem_avail_bytes'],
           )),
         ]) + p.drawn(t.disk_full_seconds) + p.logarithmic + p.none('No disk fills up'),
-        p.timeseries('Inodes', 'Share of the file systems’ inodes that is used; the fullest of the selected instances.', [
+        p.timeseries('Inodes', "Share of the file systems' inodes that is used; the fullest of the selected instances.", [
           s.over('max', ['path'], s.raw('1 - %s / %s' % [q.m('niodoo_host_filesystem_files_free'), q.m('niodoo_host_filesystem_files')], 'percentunit', metrics=['niodoo_host_filesystem_files_free', 'niodoo_host_filesystem_files'])),
         ]) + p.ratio + p.drawn(t.inode_usage_ratio),
         p.table('File systems', 'Read-only, unreadable and hanging file systems.', [
@@ -154,7 +155,7 @@ local shared = import 'shared.libsonnet';
       ]),
       c.line(7, [
         p.states('GPU slowed down', 'For which reason the processor is slowed down.', [s.over('max', ['gpu', 'reason'], s.value('niodoo_gpu_throttled'))], { '0': ['no', p.colours.good], '1': ['slowed down', p.colours.warning] }),
-        p.timeseries('GPU memory bandwidth and fans', 'Share of the time in which memory was read or written, and of the fans’ full speed.', [
+        p.timeseries('GPU memory bandwidth and fans', "Share of the time in which memory was read or written, and of the fans' full speed.", [
           s.value('niodoo_gpu_memory_utilization_ratio', legend='{{instance}} {{gpu}} memory'),
           s.value('niodoo_gpu_fan_ratio', legend='{{instance}} {{gpu}} fan'),
         ]) + p.ratio,

@@ -28,7 +28,7 @@ local shared = import 'shared.libsonnet';
 
   // flags is a table of facts, one row an instance.
   local flags(title, text, facts) = p.table(title, text, [
-    { label: 'cluster', title: 'Cluster' },
+    { label: $._config.clusterLabel, title: 'Cluster' },
     { label: 'instance', title: 'Instance' },
   ] + [
     { series: s.over('max', q.byList, f.series), title: f.title } + (if std.objectHas(f, 'words') then { words: f.words } else {}) + (if std.objectHas(f, 'unit') then { unit: f.unit } else {})
@@ -55,9 +55,9 @@ local shared = import 'shared.libsonnet';
         ], { displayName: 'Component', desc: false }) + c.width(14),
       ]),
       c.line(7, [
-        c.response('Response times', 'Of each component’s health request, the slowest of the selected instances.', []) + p.logarithmic + c.width(10),
-        p.timeseries('Readiness', 'Share of the selected instances whose component says that it is ready for work.', [s.over('avg', ['component'], s.value('niodoo_component_ready'))]) + p.ratio + { fieldConfig+: { defaults+: { unit: 'percentunit' } } },
-        p.table('Certificates', 'Time until the certificates of the components’ TLS endpoints expire; empty where none speaks TLS.', [
+        c.response('Response times', "Of each component's health request, the slowest of the selected instances.", []) + p.logarithmic + c.width(10),
+        p.timeseries('Readiness', 'Share of the selected instances whose component says that it is ready for work.', [s.over('avg', ['component'], s.value('niodoo_component_ready'))], 'percentunit') + p.ratio,
+        p.table('Certificates', "Time until the certificates of the components' TLS endpoints expire; empty where none speaks TLS.", [
           { label: 'component', title: 'Component' },
           { label: 'instance', title: 'Instance' },
           { series: s.over('min', q.byList + ['component'], s.remaining('niodoo_component_tls_not_after_timestamp_seconds')), title: 'Expires in', threshold: t.certificate_seconds },
@@ -67,7 +67,7 @@ local shared = import 'shared.libsonnet';
       p.row('PostgreSQL'),
       head('postgresql', 'PostgreSQL', [
         p.timeseries('Logins', 'A fresh login now and then shows whether the application would be let in; 1 is yes.', [s.value('niodoo_postgresql_login_success')]) + p.ratio,
-        p.timeseries('Failed logins', 'By reason. A refused role or password is the exporter’s own trouble.', [rates('niodoo_postgresql_connection_failures_total', ['reason'])]) + p.none('0'),
+        p.timeseries('Failed logins', "By reason. A refused role or password is the exporter's own trouble.", [rates('niodoo_postgresql_connection_failures_total', ['reason'])]) + p.none('0'),
       ]),
       c.line(7, [
         p.timeseries('Connections', 'Share of the connections the server takes.', [
@@ -260,13 +260,13 @@ local shared = import 'shared.libsonnet';
 
       p.row('Canaries of engine and models', true),
       c.line(7, [
-        p.timeseries('Engine’s canary', 'Time that a synthetic event takes.', [s.value('niodoo_engine_canary_duration_seconds')]) + p.drawn(t.processing_time_seconds),
+        p.timeseries("Engine's canary", 'Time that a synthetic event takes.', [s.value('niodoo_engine_canary_duration_seconds')]) + p.drawn(t.processing_time_seconds),
         p.states('Canaries that came through', 'Whether the last synthetic event and the last synthetic prompt were answered.', [
           s.over('min', ['instance'], s.value('niodoo_engine_canary_success'), '{{instance}} engine'),
           s.over('min', ['instance'], s.value('niodoo_ollama_canary_success'), '{{instance}} Ollama'),
         ], yes),
-        p.timeseries('Time to the first token', 'Of Ollama’s canary.', [s.value('niodoo_ollama_canary_time_to_first_token_seconds')]),
-        p.timeseries('Tokens per second', 'Of Ollama’s canary.', [s.value('niodoo_ollama_canary_tokens_per_second')]),
+        p.timeseries('Time to the first token', "Of Ollama's canary.", [s.value('niodoo_ollama_canary_time_to_first_token_seconds')]),
+        p.timeseries('Tokens per second', "Of Ollama's canary.", [s.value('niodoo_ollama_canary_tokens_per_second')]),
       ]),
 
       p.row('Qdrant'),
@@ -336,10 +336,11 @@ local shared = import 'shared.libsonnet';
         ]),
       ]),
 
-      p.row('Grafana and Loki', true),
+      p.row('Grafana', true),
       head('grafana', 'Grafana', [
-        p.states('Grafana’s database', 'Whether Grafana reaches its own database.', [s.over('min', ['instance'], s.value('niodoo_grafana_database_ok'))], yes),
+        p.states("Grafana's database", 'Whether Grafana reaches its own database.', [s.over('min', ['instance'], s.value('niodoo_grafana_database_ok'))], yes),
       ]),
+      p.row('Loki', true),
       head('loki', 'Loki', [
         p.table('What Loki waits for', 'Empty while Loki is ready.', [
           { label: 'instance', title: 'Instance' },
@@ -385,13 +386,13 @@ local shared = import 'shared.libsonnet';
           { series: most('niodoo_docker_container_pids', q.byList + ['container']), title: 'Processes' },
           { series: s.over('min', q.byList + ['container'], s.age('niodoo_docker_container_start_timestamp_seconds')), title: 'Uptime', unit: 's' },
         ], { displayName: 'Running', desc: false }) + c.width(16),
-        p.timeseries('Memory of the containers', 'Share of each container’s limit, the fullest of the selected instances.', [
+        p.timeseries('Memory of the containers', "Share of each container's limit, the fullest of the selected instances.", [
           s.over('max', ['container'], s.ratio(s.value('niodoo_docker_container_memory_usage_bytes'), s.value('niodoo_docker_container_memory_limit_bytes'))),
         ]) + p.ratio,
       ]),
       c.line(7, [
         p.timeseries('CPU of the containers', 'CPUs in use, over all selected instances.', [rates('niodoo_docker_container_cpu_seconds_total', ['container']) { unit: 'short' }]),
-        p.timeseries('Kept from the CPU', 'Share of the time in which a container’s limit kept it from the CPU.', [rates('niodoo_docker_container_cpu_throttled_seconds_total', ['container'])]),
+        p.timeseries('Kept from the CPU', "Share of the time in which a container's limit kept it from the CPU.", [rates('niodoo_docker_container_cpu_throttled_seconds_total', ['container'])]),
         p.timeseries('Network of the containers', 'Received and, below the axis, sent.', [
           s.over('sum', ['container'], s.rate('niodoo_docker_container_network_receive_bytes_total'), '{{container}} received'),
           s.over('sum', ['container'], s.rate('niodoo_docker_container_network_transmit_bytes_total'), '{{container}} sent') { expr: '-' + super.expr },

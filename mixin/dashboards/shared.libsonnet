@@ -39,18 +39,20 @@ function(config) {
     p.stat(title, 'The worst of the selected instances.', [s.all('min', s.raw('\n' + state(selector), 'short', metrics=['niodoo_component_up']), title)])
     + p.lit + p.words(words),
 
-  // What was kept of the SLOs' budgets. The mean of the hours' means is that of the window, at a hundredth of the price.
-  budgets:: {
+  // What was kept of the SLOs' budgets. The mean of the hours' means is that of the window, at a hundredth of the price; in
+  // the first hour there is only the one that runs.
+  local budgets = {
     'engine-availability': t.slo_engine_availability,
     'processing-latency': t.slo_processing_latency,
     'memory-stability': t.slo_memory_stability,
   },
+  budgets:: budgets,
   budgetLeft(slo, legend)::
-    s.all('min', s.raw('1 - avg_over_time(%s[%dd:1h]) / %g' % [
-      q.m('instance:niodoo_slo_errors:avg_over_time1h', 'slo="%s"' % slo),
-      config.slo.windowDays,
-      1 - self.budgets[slo].target,
-    ], 'percentunit'), legend),
+    s.all('min', s.raw('1 - (avg_over_time(%(hour)s[%(days)dd:1h]) or %(hour)s) / %(budget)g' % {
+      hour: q.m('instance:niodoo_slo_errors:avg_over_time1h', 'slo="%s"' % slo),
+      days: config.slo.windowDays,
+      budget: 1 - budgets[slo].target,
+    }, 'percentunit'), legend),
   budgetSteps:: { mode: 'absolute', steps: [
     { color: p.colours.bad, value: null },
     { color: p.colours.warning, value: 0.1 },
@@ -86,7 +88,7 @@ function(config) {
       { label: 'priority', title: 'Priority', width: 70 },
       { label: 'alertname', title: 'Alert', links: [{ title: 'Runbook', url: config.runbookURL + '/${__value.raw}.md', targetBlank: true }] },
       { label: 'component', title: 'Component', width: 110 },
-      { label: 'cluster', title: 'Cluster' },
+      { label: config.clusterLabel, title: 'Cluster' },
       { label: 'job', title: 'Job', width: 80 },
       { label: 'instance', title: 'Instance', links: [d.drill('services', 'Services of this instance')] },
       { series: s.raw(d.alertAges(), 's'), title: 'Since', width: 90 },
@@ -98,20 +100,24 @@ function(config) {
     p.table('What cannot be collected', 'Collectors that fail, and why. The component may be well: compare it with the states. Empty is good.', [
       { label: 'collector', title: 'Collector' },
       { label: 'reason', title: 'Reason' },
-      { label: 'cluster', title: 'Cluster' },
+      { label: config.clusterLabel, title: 'Cluster' },
       { label: 'instance', title: 'Instance' },
       { series: s.value('niodoo_scrape_collector_failure_info'), title: 'Failing', words: { '1': ['yes', p.colours.warning] }, width: 70 },
     ]) + p.none('Everything is collected'),
 
   stability(title)::
-    p.gauge(title, 'Share of memories that are stable, the worst of the selected instances. The target is %g %%.' % (t.memory_stability_ratio.target * 100),
-            [s.all('min', s.value('niodoo_memory_stability_ratio'), 'stability')], t.memory_stability_ratio, min=0.97) + p.decimals(2),
+    p.gauge(title,
+            'Share of memories that are stable, the worst of the selected instances. The target is %g %%.' % (t.memory_stability_ratio.target * 100),
+            [s.all('min', s.value('niodoo_memory_stability_ratio'), 'stability')],
+            t.memory_stability_ratio,
+            min=0.97) + p.decimals(2),
 
   events:: s.raw(q.m('instance:niodoo_consciousness_events:rate5m'), 'eps', metrics=['niodoo_consciousness_events_total', 'niodoo_consciousness_events_per_second']),
 
   processingTime::
-    p.timeseries('Processing time', 'Mean time to process an event. Users notice from %gs on, the alert is at %gs; nothing is shown while no event is processed.' %
-                                    [t.processing_time_seconds.target, t.processing_time_seconds.warning],
+    p.timeseries('Processing time',
+                 'Mean time to process an event. Users notice from %gs on, the alert is at %gs; nothing is shown while no event is processed.' %
+                 [t.processing_time_seconds.target, t.processing_time_seconds.warning],
                  [s.raw(q.m('instance:niodoo_consciousness_processing_seconds:mean5m'), 's', metrics=['niodoo_consciousness_processing_time_seconds', 'niodoo_consciousness_processing_duration_seconds'])])
     + p.drawn(t.processing_time_seconds),
 
@@ -127,7 +133,7 @@ function(config) {
       s.raw(q.m('instance:niodoo_engine_errors:ratio_rate5m'), 'percentunit', metrics=['niodoo_engine_errors_total', 'niodoo_engine_requests_total', 'niodoo_engine_error_ratio']),
     ]) + p.drawn(t.engine_error_ratio),
 
-  cpu:: p.timeseries('CPU usage', 'Share of the CPUs’ time that is not idle.', [
+  cpu:: p.timeseries('CPU usage', "Share of the CPUs' time that is not idle.", [
     s.raw(q.m('instance:niodoo_host_cpu_usage:ratio_rate5m'), 'percentunit', metrics=['niodoo_host_cpu_seconds_total']),
   ]) + p.ratio + p.drawn(t.cpu_usage_ratio),
   memory:: p.timeseries('Memory usage', 'Share of the memory that programs cannot have any more.', [
