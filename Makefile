@@ -50,7 +50,7 @@ test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps
 
 .PHONY: tools
-tools: $(TOOLS)/promtool $(TOOLS)/prometheus ## Build the tools that the tests use into .build/tools.
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool ## Build the tools that the tests use into .build/tools.
 
 # Without the tag, a service discovery's dependency would have to be there too.
 $(TOOLS)/prometheus $(TOOLS)/promtool:
@@ -68,7 +68,9 @@ $(TOOLS)/golangci-lint:
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every file has its license header.
 	$(TOOLS)/golangci-lint run
+	cd mixin && $(TOOLS)/golangci-lint run --config ../.golangci.yml
 	$(GO) mod tidy -diff
+	cd mixin && $(GO) mod tidy -diff
 	@scripts/check-headers
 
 .PHONY: bench

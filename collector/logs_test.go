@@ -237,11 +237,11 @@ func TestLogsRestart(t *testing.T) {
 	old := scraperWith(t, cfg, Deps{}, Options{})
 	scrape(t, old)
 	logsAppend(t, path, "INFO 1\n")
-	old.CloseConnections()
+	closeConnections(old)
 	if v := value(t, scrape(t, old).Families, series); v != 1 {
 		t.Errorf("after closing: %v lines", v)
 	}
-	old.CloseConnections()
+	closeConnections(old)
 	logsAppend(t, path, "INFO 2\nINFO 3\n")
 	if v := value(t, scrape(t, scraperWith(t, cfg, Deps{}, Options{})).Families, series); v != 2 {
 		t.Errorf("after a restart: %v lines", v)

@@ -164,12 +164,13 @@ func (r *pgRun) open(ctx context.Context) {
 	r.opened = r.session != nil
 }
 
-// logIn logs in beside the session, or in its place if that is old.
+// logIn logs in beside the session, or in its place if that is old or with
+// another server than the one that the name now stands for.
 func (r *pgRun) logIn(ctx context.Context) {
 	s := r.connected(ctx)
 	switch {
 	case s == nil:
-	case r.session != nil && time.Since(r.session.opened) < pgSessionLife:
+	case r.session != nil && time.Since(r.session.opened) < pgSessionLife && r.session.peer() == s.peer():
 		s.close()
 	default:
 		_ = r.Close()
@@ -216,6 +217,13 @@ func (r *pgRun) statistics(ctx context.Context) error {
 	if len(ask) == 0 { // lost after the last answer
 		return nil
 	}
+	whole := false // a session that is left in the middle of an answer is of no use
+	defer func() {
+		if !whole {
+			r.session.abort()
+			r.session = nil
+		}
+	}()
 	var rows []prometheus.Metric
 	var rowErr error
 	started := time.Now()
@@ -234,10 +242,7 @@ func (r *pgRun) statistics(ctx context.Context) error {
 		r.answer(ctx, st, rows, err)
 		rows, rowErr = nil, nil
 	})
-	if err != nil {
-		r.session.abort()
-		r.session = nil
-	}
+	whole = err == nil
 	return pgFailure(ctx, err)
 }
 

@@ -321,6 +321,9 @@ func (s *pgSession) close() {
 	}
 }
 
+// peer is the server's address.
+func (s *pgSession) peer() string { return s.conn.RemoteAddr().String() }
+
 // abort closes a session that is broken.
 func (s *pgSession) abort() {
 	c := s.conn
@@ -479,6 +482,9 @@ func pgFatal(msg *pgproto3.ErrorResponse) bool {
 // another server's session than the one that knows it, or one that another
 // client has prepared it in.
 func pgNotPrepared(err error) bool {
+	if err == nil {
+		return false
+	}
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (pgErr.Code == "26000" || pgErr.Code == "42P05")
 }

@@ -371,7 +371,7 @@ func TestPostgreSQLFleet(t *testing.T) {
 	for i := range int64(3) {
 		clock.advance(time.Minute)
 		postgresqlWell(t, s)
-		s.CloseConnections()
+		closeConnections(s)
 		if n, open := network.dials.Load(), network.open.Load(); n != i+1 || open != 0 {
 			t.Errorf("%d connections made and %d open after %d runs", n, open, i+1)
 		}
@@ -586,12 +586,12 @@ func TestPostgreSQLHangs(t *testing.T) {
 	t.Parallel()
 	p := postgresqlServer(t, localserver.PostgresOptions{})
 	deps, network, _ := postgresqlDeps(t)
-	s := scraperWith(t, only(t, "postgresql", postgresqlSection(t, p.Port, "timeout: 1s")), deps, Options{})
+	s := scraperWith(t, only(t, "postgresql", postgresqlSection(t, p.Port, "timeout: 2s")), deps, Options{})
 	postgresqlWell(t, s)
 	p.Hang()
 	started := time.Now()
-	res := expectFailureOf(t, s, "postgresql", false, ReasonTimeout, 2*time.Second)
-	if took := time.Since(started); took > time.Second {
+	res := expectFailureOf(t, s, "postgresql", false, ReasonTimeout, 4*time.Second)
+	if took := time.Since(started); took > 2*time.Second {
 		t.Errorf("the scrape took %s", took)
 	}
 	postgresqlExpect(t, res, map[string]float64{"login_success": 0, postgresqlFailures(ReasonTimeout): 1})
@@ -637,6 +637,24 @@ func TestPostgreSQLSessionLife(t *testing.T) {
 	if open := network.open.Load(); open != 1 {
 		t.Errorf("%d connections are open", open)
 	}
+}
+
+// When the name stands for another server, so does the session after the next login.
+func TestPostgreSQLFailsOver(t *testing.T) {
+	t.Parallel()
+	deps, _, clock := postgresqlDeps(t)
+	before, after := &postgresqlFake{version: "15.18"}, &postgresqlFake{version: "17.2"}
+	cfg := only(t, "postgresql", before.start(t))
+	var address atomic.Value
+	address.Store(net.JoinHostPort(cfg.PostgreSQL.Host, fmt.Sprint(cfg.PostgreSQL.Port)))
+	deps.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, network, address.Load().(string))
+	}
+	s := scraperWith(t, cfg, deps, Options{})
+	value(t, postgresqlWell(t, s).Families, `niodoo_component_info{component="postgresql",version="15.18"}`)
+	address.Store(listen(t, after.serve))
+	clock.advance(30 * time.Second)
+	value(t, postgresqlWell(t, s).Families, `niodoo_component_info{component="postgresql",version="17.2"}`)
 }
 
 func TestPostgreSQLStandby(t *testing.T) {

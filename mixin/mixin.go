@@ -25,6 +25,7 @@ var documents = map[string]string{
 	"rules/manual_names.yml":                 "manual_names.jsonnet",
 	"rules/manual_up.yml":                    "manual_up.jsonnet",
 	"alertmanager/alertmanager.yml":          "alertmanager.jsonnet",
+	"alertmanager/templates/niodoo.tmpl":     "alertmanager_template.jsonnet",
 	"examples/kubernetes/prometheusrule.yml": "prometheusrule.jsonnet",
 }
 

@@ -170,11 +170,13 @@ func (p *Postgres) configure(o PostgresOptions) error {
 
 // start starts the server on its data directory.
 func (p *Postgres) start(ctx context.Context) error {
-	var err error
-	p.Process, err = start(ctx, launch{
+	process, err := start(ctx, launch{
 		path: filepath.Join(p.bin, "postgres"), args: []string{"-D", p.DataDir}, dir: p.DataDir, owner: p.owner,
 		ready: func(ctx context.Context) error { return p.Exec(ctx, "SELECT") },
 	})
+	if err == nil { // or the one that ended stays, for Stop
+		p.Process = process
+	}
 	return err
 }
 

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -137,7 +137,7 @@ func TestAgainstGrep(t *testing.T) {
 func TestCount(t *testing.T) {
 	t.Parallel()
 	long := bytes.Repeat([]byte("cpu x "), 3<<20) // 18 MiB without a newline
-	for name, data := range map[string][]byte{
+	for kind, data := range map[string][]byte{
 		"empty":             nil,
 		"json":              jsonCorpus(10<<20, 0, 1, 2),
 		"one long line":     long,
@@ -147,11 +147,21 @@ func TestCount(t *testing.T) {
 		"ends at a bound":   append(bytes.Repeat([]byte("x"), countShare-1), '\n'),
 		"newlines at bound": append(bytes.Repeat([]byte("x"), countShare-2), "\n\n\n\ndisk"...),
 	} {
-		want := grepCounts(t, write(t, data))
+		name := write(t, data)
+		want := grepCounts(t, name)
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
 		for _, workers := range []int{1, 2, 5} {
 			got, err := Count(context.Background(), bytes.NewReader(data), int64(len(data)), workers)
 			if err != nil || got != want {
-				t.Errorf("%s, %d workers: %+v, %v; grep says %+v", name, workers, got, err, want)
+				t.Errorf("%s, %d workers: %+v, %v; grep says %+v", kind, workers, got, err, want)
+			}
+			got, err = CountFile(context.Background(), f, workers)
+			if err != nil || got != want {
+				t.Errorf("%s, mapped, %d workers: %+v, %v; grep says %+v", kind, workers, got, err, want)
 			}
 		}
 	}
@@ -172,6 +182,44 @@ func TestCountFails(t *testing.T) {
 	c, err := Count(context.Background(), strings.NewReader("error\nx"), 100<<20, 3)
 	if want := (Counts{2, Matches{1}}); err != nil || c != want {
 		t.Errorf("shorter: %+v, %v", c, err)
+	}
+}
+
+// A file that is truncated while it is mapped is an error, not a crash.
+func TestCountShrinking(t *testing.T) {
+	t.Parallel()
+	f, err := os.OpenFile(write(t, jsonCorpus(9<<20, 0)), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	data, err := syscall.Mmap(int(f.Fd()), 0, 9<<20, syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Munmap(data)
+	if err := f.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := countBytes(context.Background(), data, 2); !errors.Is(err, errShrunk) {
+		t.Errorf("%v", err)
+	}
+	c, err := CountFile(context.Background(), f, 2)
+	if want := grepCounts(t, f.Name()); err != nil || c != want {
+		t.Errorf("afterwards: %+v, %v; grep says %+v", c, err, want)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := CountFile(ctx, f, 2); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	d, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := CountFile(context.Background(), d, 2); !ErrNotRegular(err) {
+		t.Errorf("a directory: %v", err)
 	}
 }
 
@@ -260,30 +308,40 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-// BenchmarkCorpus counts a file, NIODOO_CORPUS, from the page cache. To compare
-// with grep and rg, which must not write to /dev/null (they would stop at the
-// first match), see the package's README section in docs or run:
+// BenchmarkCorpus counts the file that NIODOO_CORPUS names, from the page cache;
+// NIODOO_CORPUS_WRITE=json or =dense writes 256 MiB to it first. To compare,
+// run five greps and five rgs over the same file, warm:
 //
-//	hyperfine -i --output=pipe -w 2 './five-greps FILE' './five-rgs FILE'
+//	hyperfine -i -w 2 --output=pipe \
+//	  "LC_ALL=C grep -a -c -i 'error\|failed\|exception' $F; LC_ALL=C grep -a -c -E '(processing_time|latency|timeout)' $F; …" \
+//	  "rg -a -c -i 'error|failed|exception' $F; rg -a -c 'processing_time|latency|timeout' $F; …"
+//
+// Their output must not be /dev/null, where grep stops at the first match.
 func BenchmarkCorpus(b *testing.B) {
 	name := os.Getenv("NIODOO_CORPUS")
 	if name == "" {
 		b.Skip("NIODOO_CORPUS names no file")
+	}
+	classes := map[string][]int{"json": {0, 1, 2}, "dense": {0, 1, 2, 3, 4}}
+	if kind := os.Getenv("NIODOO_CORPUS_WRITE"); kind != "" {
+		if err := os.WriteFile(name, jsonCorpus(256<<20, classes[kind]...), 0o600); err != nil {
+			b.Fatal(err)
+		}
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
+	info, err := f.Stat()
 	if err != nil {
 		b.Fatal(err)
 	}
 	for _, workers := range []int{1, 2} {
 		b.Run(fmt.Sprint("workers=", workers), func(b *testing.B) {
-			b.SetBytes(size)
+			b.SetBytes(info.Size())
 			for b.Loop() {
-				if _, err := Count(context.Background(), f, size, workers); err != nil {
+				if _, err := CountFile(context.Background(), f, workers); err != nil {
 					b.Fatal(err)
 				}
 			}

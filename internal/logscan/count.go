@@ -7,9 +7,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math"
+	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // Counts are the numbers of lines, in all and by class: what `grep -c` says. A
@@ -156,4 +161,95 @@ func endOf(err error) error {
 		return nil
 	}
 	return err
+}
+
+// CountFile counts the lines of a regular file with a number of workers side by
+// side. It reads the file where the system has it in memory, which spares a
+// copy; if the file becomes shorter meanwhile, it is counted again by [Count].
+func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return Counts{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return Counts{}, fmt.Errorf("%s: %w", f.Name(), errNotRegular)
+	}
+	size := info.Size()
+	if size > 0 && size <= math.MaxInt {
+		data, err := syscall.Mmap(int(f.Fd()), 0, int(size), syscall.PROT_READ, syscall.MAP_SHARED)
+		if err == nil {
+			total, err := countBytes(ctx, data, workers)
+			_ = syscall.Munmap(data)
+			if !errors.Is(err, errShrunk) {
+				return total, err
+			}
+		}
+	}
+	return Count(ctx, f, size, workers)
+}
+
+var errShrunk = errors.New("the file became shorter while it was read")
+
+// countBytes is Count for a mapped file.
+func countBytes(ctx context.Context, data []byte, workers int) (Counts, error) {
+	var (
+		next  atomic.Int64
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		total Counts
+		errs  []error
+	)
+	for range max(1, min(workers, (len(data)+countShare-1)/countShare)) {
+		wg.Go(func() {
+			counts, err := countMapped(ctx, data, &next)
+			mu.Lock()
+			defer mu.Unlock()
+			if total.add(counts); err != nil {
+				errs = append(errs, err)
+				next.Store(int64(len(data)))
+			}
+		})
+	}
+	wg.Wait()
+	return total, errors.Join(errs...)
+}
+
+// countMapped counts one share after the other. Touching a page that is no
+// longer in the file is an error here, not the end of the process.
+func countMapped(ctx context.Context, data []byte, next *atomic.Int64) (total Counts, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			if _, fault := p.(interface{ Addr() uintptr }); !fault {
+				panic(p)
+			}
+			err = errShrunk
+		}
+	}()
+	var c Counter
+	for {
+		from := int(next.Add(countShare)) - countShare
+		if from >= len(data) {
+			return total, nil
+		}
+		start, end := lineStart(data, from), lineStart(data, min(from+countShare, len(data)))
+		for start < end {
+			if err := ctx.Err(); err != nil {
+				return total, err
+			}
+			n := min(countChunk, end-start)
+			_, _ = c.Write(data[start : start+n])
+			start += n
+		}
+		total.add(c.Counts())
+		c.counts = Counts{}
+	}
+}
+
+// lineStart returns where the first line begins at or after i.
+func lineStart(data []byte, i int) int {
+	if i == 0 || i >= len(data) {
+		return min(i, len(data))
+	}
+	return min(lineEnd(data, i-1)+1, len(data))
 }

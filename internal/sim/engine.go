@@ -293,6 +293,7 @@ func (e *engine) families() []family {
 		gauge("retrieval_success_rate", "Share of successful memory retrievals", to(g.retrievalSuccess, 5)),
 		layerFamily("memory_layer_distribution", "Memories in each layer", g.layers),
 		layerFamily("memory_layer_stability", "Stability of each memory layer", g.layerStability),
+		gauge("total_memories", "Memories in all layers", g.memories()),
 		gauge("toroidal_topology_coherence", "Coherence of the toroidal memory topology", to(g.topologyCoherence, 4)),
 		gauge("gaussian_sphere_count", "Gaussian memory spheres", g.spheres),
 		gauge("memory_compression_ratio", "Compressed size of the memories by their size", to(g.compression, 4)),
@@ -308,6 +309,9 @@ func (e *engine) families() []family {
 
 		counter("requests_total", "Requests served", g.requests),
 		counter("errors_total", "Requests that failed", g.errors),
+		gauge("requests_per_second", "Requests served per second", to(g.requestRate, 2)),
+		gauge("error_rate", "Share of requests that failed", to(g.errorRate, 4)),
+		gauge("avg_response_time_ms", "Average response time in milliseconds", to(g.responseMs, 1)),
 		gauge("uptime_seconds", "Seconds since the engine started", float64(uptime(s))),
 		gauge("database_response_time_ms", "Response time of the database in milliseconds", to(g.databaseMs, 2)),
 		gauge("database_connections_active", "Active database connections", g.databaseConnections),
@@ -334,10 +338,6 @@ func layerFamily(name, help string, values [len(layers)]float64) family {
 
 func (e *engine) metricsEnvelope(w http.ResponseWriter, _ *http.Request) {
 	g := e.world.look().engine
-	total := 0.0
-	for _, n := range g.layers {
-		total += n
-	}
 	type consciousness struct {
 		Level     float64 `json:"consciousness_level"`
 		Focus     float64 `json:"attention_focus"`
@@ -367,7 +367,7 @@ func (e *engine) metricsEnvelope(w http.ResponseWriter, _ *http.Request) {
 		consciousness{to(g.level, 3), to(g.focus, 3), to(g.stateCoherence, 3)},
 		performance{to(g.requestRate, 2), to(g.responseMs, 1), to(g.errorRate, 4)},
 		resources{to(g.cpu, 1), to(g.memoryMB, 0), to(g.gpu, 1)},
-		memory{total, to(g.memoryCoherence, 3), 0.1},
+		memory{g.memories(), to(g.memoryCoherence, 3), 0.1},
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -115,7 +116,7 @@ var particular = []Fault{
 	{Name: "engine-layer-full", Component: "engine", Does: "The working layer has reached its capacity.", alter: func(k *knobs) { k.layerFull = true }},
 	{Name: "engine-kpi-frozen", Component: "engine", Does: "Memory stability stays where it is, to the last digit.", alter: func(k *knobs) { k.frozen = true }},
 	{Name: "engine-kpi-gone", Component: "engine", Does: "Memory stability is no longer reported.", alter: func(k *knobs) { k.silent = true }},
-	{Name: "engine-kpi-invalid", Component: "engine", Does: "Memory stability is reported in percent, the cache hit ratio as NaN (in JSON as text).", alter: func(k *knobs) { k.invalid = true }},
+	{Name: "engine-kpi-invalid", Component: "engine", Does: "Memory stability is reported in percent, the cache hit ratio as NaN in the text.", alter: func(k *knobs) { k.invalid = true }},
 
 	{Name: "pipeline-stalled", Component: "pipeline", Does: "The pipeline finishes no more cycles.", alter: func(k *knobs) { k.pipelineStalled = true }},
 
@@ -271,9 +272,7 @@ func (a *recorded) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // send sends the caught answer's head with another body and announced length.
 func (a *recorded) send(w http.ResponseWriter, body []byte, length int) {
-	for k, v := range a.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), a.header)
 	w.Header().Set("Content-Length", strconv.Itoa(length))
 	w.WriteHeader(a.status)
 	_, _ = w.Write(body)
@@ -423,3 +422,12 @@ func (st *Stack) flap(in *injection) {
 
 // invalidPercent is a ratio as a percentage, which no consumer may take for a ratio.
 func invalidPercent(ratio float64) float64 { return math.Round(ratio*10000) / 100 }
+
+// Catalogue lists the faults of a whole simulated stack.
+func Catalogue() []Fault {
+	var all []*service
+	for _, name := range []string{"engine", "pipeline", "ollama", "vllm", "qdrant", "prometheus", "grafana", "alertmanager", "loki", "docker"} {
+		all = append(all, &service{name: name})
+	}
+	return catalogue(all)
+}

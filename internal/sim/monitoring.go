@@ -116,7 +116,7 @@ func newPrometheus(w *world) *service {
 		}{headSeries(s), 2210, 3 * headSeries(s), s.at.Add(-2 * time.Hour).UnixMilli(), s.at.UnixMilli()},
 			"seriesCountByMetricName": []any{}, "labelValueCountByLabelName": []any{}, "memoryInBytesByLabelName": []any{}, "seriesCountByLabelValuePair": []any{}}
 	})
-	api("targets", func(s state) any { return prometheusTargets(s) })
+	api("targets", prometheusTargets)
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
 		answer(rw, http.StatusOK, typeGoMetrics, prometheusMetrics(w.look(), b))
 	})
@@ -318,7 +318,7 @@ func newLoki(w *world) *service {
 	})
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
 		s := w.look()
-		lines := s.engine.requests / 4
+		lines := s.logLines
 		tenant := []string{"tenant", "fake"}
 		answer(rw, http.StatusOK, typeGoMetrics, exposition([]family{
 			b.family("loki"),

@@ -95,8 +95,9 @@ func (s *service) stop() {
 	close(s.run.stopped)
 	_ = s.run.server.Close()
 	<-s.run.served
-	s.run.busy.Lock() //nolint:staticcheck // waits for the requests, guards nothing
-	s.run.busy.Unlock()
+	u := s.run
+	u.busy.Lock() // once every request has been answered or given up
+	defer u.busy.Unlock()
 	s.run = nil
 }
 

@@ -951,14 +951,14 @@ func TestControl(t *testing.T) {
 	if body := ask("GET", "/services", 200); !strings.Contains(body, st.Address("grafana")) {
 		t.Errorf("services %s", body)
 	}
-	req, _ := http.NewRequest("GET", url+"/faults", nil)
+	req, _ := http.NewRequest(http.MethodGet, url+"/faults", nil)
 	req.Host = "rebound.example"
 	res, err := client(t).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	if res.StatusCode != 403 {
+	if res.StatusCode != http.StatusForbidden {
 		t.Errorf("a foreign name: %d", res.StatusCode)
 	}
 }

@@ -36,6 +36,7 @@ type state struct {
 
 	// Notifications that Prometheus dropped and that Alertmanager could not deliver.
 	dropped, undelivered float64
+	logLines             float64 // that Loki received
 	prometheusStarted    time.Time
 	began                time.Time
 }
@@ -61,6 +62,15 @@ type engineState struct {
 
 	// stabilityLost is what a decaying memory has lost; it heals when the fault is lifted.
 	stabilityLost float64
+}
+
+// memories are those of all layers.
+func (e *engineState) memories() float64 {
+	total := 0.0
+	for _, n := range e.layers {
+		total += n
+	}
+	return total
 }
 
 // pipelineState is that of the batch pipeline: few, long cycles.
@@ -258,6 +268,7 @@ func (w *world) count(t time.Time) {
 	e.breaker += k.breaker
 	e.timeouts += 0.0001*load + k.timeouts
 
+	w.state.logLines += 3.5 * load
 	if k.noAlertmanager {
 		w.state.dropped += 1.0 / 60
 	}

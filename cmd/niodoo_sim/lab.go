@@ -1,0 +1,281 @@
+// Copyright The niodoo_exporter Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/alicebob/miniredis/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
+	"github.com/niodoo/niodoo_exporter/internal/sim"
+)
+
+// lab is everything that run and demo start, in a directory of its own.
+type lab struct {
+	dir     string
+	guard   *guardian
+	stack   *sim.Stack
+	control *sim.Server
+
+	postgres *localserver.Postgres
+	redis    *localserver.Redis
+	embedded *miniredis.Miniredis // where redis-server is not installed
+	missing  []string             // what is not there, one sentence each
+
+	postgresPassword, redisPassword string // of the application
+
+	// config is the exporter's configuration for all of it.
+	config string
+
+	ctx    context.Context // ends when the lab stops
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+}
+
+// start starts what the options ask for. A lab that could not be started
+// whole leaves nothing running.
+func (o *options) start(ctx context.Context) (_ *lab, err error) {
+	l := &lab{postgresPassword: rand.Text(), redisPassword: rand.Text()}
+	l.ctx, l.cancel = context.WithCancel(ctx)
+	defer func() {
+		if err != nil {
+			l.stop()
+		}
+	}()
+	if l.dir, err = os.MkdirTemp("", "niodoo-sim-"); err != nil {
+		return nil, err
+	}
+	if l.guard, err = newGuardian(l.dir); err != nil {
+		return nil, err
+	}
+	if err := l.makeDirs(); err != nil {
+		return nil, err
+	}
+	if o.dockerSocket {
+		o.sim.DockerSocket = l.path("docker.sock")
+	}
+	if l.stack, err = sim.New(o.sim); err != nil {
+		return nil, err
+	}
+	sections := []string{"# The configuration of niodoo_exporter for a simulated stack.\n", l.stack.Config()}
+	if o.databases {
+		if err := l.startDatabases(); err != nil {
+			return nil, err
+		}
+		for _, f := range databaseFaults(l) {
+			l.stack.AddFault(f)
+		}
+	}
+	databases, err := l.databaseSections()
+	if err != nil {
+		return nil, err
+	}
+	l.config = strings.Join(append(append(sections, databases...), l.localSections()...), "")
+	if l.control, err = sim.Listen(l.stack.Control(), o.control); err != nil {
+		return nil, err
+	}
+	if err := l.stack.WriteBackups(l.path("backups")); err != nil {
+		return nil, err
+	}
+	l.work.Go(func() { _ = l.stack.WriteLogs(l.ctx, l.path("logs")) }) // a full disk ends the logs, not the lab
+	for _, name := range o.faults {
+		if err := l.stack.Inject(name); err != nil {
+			return nil, err
+		}
+	}
+	return l, nil
+}
+
+func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+// makeDirs makes the directories of the local collectors. The lab's own lets
+// the database's user pass.
+func (l *lab) makeDirs() error {
+	errs := []error{os.Chmod(l.dir, 0o711)}
+	for _, name := range []string{"logs", "backups", "state", "secrets"} {
+		errs = append(errs, os.Mkdir(l.path(name), 0o700))
+	}
+	return errors.Join(errs...)
+}
+
+// startDatabases starts the real servers, side by side. A program that is not
+// installed is no failure.
+func (l *lab) startDatabases() error {
+	var postgresErr, redisErr error
+	g, ctx := errgroup.WithContext(l.ctx)
+	g.Go(func() error {
+		l.postgres, postgresErr = localserver.StartPostgres(ctx, localserver.PostgresOptions{Dir: l.dir})
+		if postgresErr != nil {
+			return unless(postgresErr, localserver.ErrNotInstalled)
+		}
+		l.guard.add(l.postgres.SocketDir)
+		if err := l.furnishPostgres(ctx); err != nil {
+			return fmt.Errorf("preparing PostgreSQL: %w", err)
+		}
+		l.work.Go(func() { l.loadPostgres(l.ctx) })
+		return nil
+	})
+	g.Go(func() error {
+		l.redis, redisErr = localserver.StartRedis(ctx, localserver.RedisOptions{
+			Password: l.redisPassword,
+			ACL:      []string{"user niodoo_monitor on >" + l.redisPassword + " -@all +ping +info +slowlog|len +cluster|info"},
+			Config:   []string{"maxmemory 64mb", "maxmemory-policy allkeys-lru"},
+		})
+		address := ""
+		switch {
+		case redisErr == nil:
+			l.guard.add(l.redis.Dir)
+			address = l.redis.Addr
+		case errors.Is(redisErr, localserver.ErrNotInstalled):
+			l.embedded = miniredis.NewMiniRedis()
+			l.embedded.RequireAuth(l.redisPassword)
+			if err := l.embedded.StartAddr("127.0.0.1:0"); err != nil {
+				return fmt.Errorf("starting the embedded Redis: %w", err)
+			}
+			address = l.embedded.Addr()
+		default:
+			return redisErr
+		}
+		l.work.Go(func() { l.loadRedis(l.ctx, address) })
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if postgresErr != nil {
+		l.missing = append(l.missing, fmt.Sprintf("There is no PostgreSQL: %v.", postgresErr))
+	}
+	if redisErr != nil {
+		l.missing = append(l.missing, fmt.Sprintf("Redis is an embedded one that knows little of itself: %v.", redisErr))
+	}
+	return nil
+}
+
+// unless is err, or nil if it is the expected one.
+func unless(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
+}
+
+// databaseSections are the configuration's sections of PostgreSQL and Redis.
+func (l *lab) databaseSections() ([]string, error) {
+	off := map[string]any{"enabled": false}
+	postgres, redis := off, off
+	if l.postgres != nil {
+		file, err := l.secret("postgresql", l.postgresPassword)
+		if err != nil {
+			return nil, err
+		}
+		postgres = map[string]any{"host": "127.0.0.1", "port": l.postgres.Port, "sslmode": "disable", "password_file": file}
+	}
+	switch {
+	case l.redis != nil:
+		file, err := l.secret("redis", l.redisPassword)
+		if err != nil {
+			return nil, err
+		}
+		redis = map[string]any{"address": l.redis.Addr, "username": "niodoo_monitor", "password_file": file}
+	case l.embedded != nil:
+		file, err := l.secret("redis", l.redisPassword)
+		if err != nil {
+			return nil, err
+		}
+		redis = map[string]any{"address": l.embedded.Addr(), "password_file": file}
+	}
+	return []string{sim.Section("postgresql", postgres), sim.Section("redis", redis)}, nil
+}
+
+func (l *lab) secret(name, value string) (string, error) {
+	path := filepath.Join(l.path("secrets"), name)
+	return path, os.WriteFile(path, []byte(value+"\n"), 0o600)
+}
+
+// localSections are the configuration's sections about this machine.
+func (l *lab) localSections() []string {
+	return []string{
+		sim.Section("host", map[string]any{"paths": []string{l.dir}}),
+		sim.Section("logs", map[string]any{"paths": []string{l.path("logs") + "/*.log"}}),
+		sim.Section("backup", map[string]any{"directory": l.path("backups")}),
+		sim.Section("operations", map[string]any{"state_dir": l.path("state")}),
+	}
+}
+
+func (l *lab) databaseAddresses() []string {
+	var lines []string
+	if l.postgres != nil {
+		lines = append(lines, fmt.Sprintf("postgresql\t127.0.0.1:%d", l.postgres.Port))
+	}
+	if l.redis != nil {
+		lines = append(lines, "redis\t"+l.redis.Addr)
+	}
+	if l.embedded != nil {
+		lines = append(lines, "redis\t"+l.embedded.Addr()+" (embedded)")
+	}
+	return lines
+}
+
+// stop stops everything and removes the lab's directory. It undoes what start
+// did, as far as that came.
+func (l *lab) stop() {
+	l.cancel()
+	if l.control != nil {
+		l.control.Close()
+	}
+	if l.stack != nil {
+		l.stack.Close() // no fault is injected or lifted from here on
+	}
+	if l.redis != nil {
+		l.redis.Stop()
+	}
+	if l.postgres != nil {
+		l.postgres.Stop()
+	}
+	l.work.Wait()
+	if l.embedded != nil {
+		l.embedded.Close()
+	}
+	if l.dir != "" {
+		_ = os.RemoveAll(l.dir)
+	}
+	if l.guard != nil {
+		l.guard.dismiss()
+	}
+}
+
+// databaseFaults are the faults of the real servers; without a lab they only
+// say what they would do.
+func databaseFaults(l *lab) []sim.Fault {
+	var faults []sim.Fault
+	if l == nil || l.postgres != nil {
+		faults = append(faults,
+			sim.Fault{Name: "postgresql-stopped", Component: "postgresql", Does: "The PostgreSQL server is shut down.",
+				Inject: func() error { l.postgres.Shutdown(); return nil },
+				Lift:   func() error { return l.postgres.Restart(l.ctx) }},
+			sim.Fault{Name: "postgresql-hanging", Component: "postgresql", Does: "Every process of the PostgreSQL server is stopped where it is: connections are taken and nobody answers.",
+				Inject: func() error { l.postgres.Hang(); return nil },
+				Lift:   func() error { l.postgres.Continue(); return nil }})
+	}
+	if l == nil || l.redis != nil {
+		faults = append(faults,
+			sim.Fault{Name: "redis-stopped", Component: "redis", Does: "The Redis server is killed.",
+				Inject: func() error { l.redis.Kill(); return nil },
+				Lift:   func() error { return l.redis.Start(l.ctx) }},
+			sim.Fault{Name: "redis-hanging", Component: "redis", Does: "The Redis server is stopped where it is: connections are taken and nobody answers.",
+				Inject: func() error { return unless(l.redis.Signal(syscall.SIGSTOP), os.ErrProcessDone) },
+				Lift:   func() error { return unless(l.redis.Signal(syscall.SIGCONT), os.ErrProcessDone) }})
+	}
+	return faults
+}
