@@ -79,6 +79,12 @@ bench: ## Run the benchmarks, with allocations.
 
 GENERATED := collector/README.md mixin/metrics.json mixin/thresholds.json dashboards rules alertmanager examples/kubernetes/prometheusrule.yml
 
+.PHONY: scrape
+scrape: $(BIN)/niodoo_exporter ## Record the scrape of a simulated stack that the mixin's tests replay.
+	@mkdir -p .build
+	$(GO) run ./internal/sample $(BIN)/niodoo_exporter > .build/scrape.prom
+	mv .build/scrape.prom mixin/testdata/scrape.prom
+
 .PHONY: generate
 generate: ## Write the generated files.
 	$(GO) run ./internal/reference > collector/README.md

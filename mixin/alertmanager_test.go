@@ -419,7 +419,7 @@ func TestAlertmanagerInhibitsOnlyInPlace(t *testing.T) {
 				t.Errorf("rule %d: %s may differ", i, l)
 			}
 		}
-		for side, ms := range map[string]config.Matchers{"source": r.SourceMatchers, "target": r.TargetMatchers} {
+		for side, ms := range map[string][]*labels.Matcher{"source": r.SourceMatchers, "target": r.TargetMatchers} {
 			for _, l := range r.Equal {
 				guarded := slices.ContainsFunc(ms, func(m *labels.Matcher) bool { return m.Name == l && m.String() == l+`!=""` })
 				if !guarded && l != "stack" {

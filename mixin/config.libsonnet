@@ -54,7 +54,8 @@
     grafanaURL: 'http://localhost:3000',
     runbookURL: 'https://github.com/niodoo/niodoo_exporter/blob/main/docs/runbooks',
 
-    // Dashboards.
+    // Dashboards. The prefix is the path that Grafana is served under, '' for none.
+    dashboardPrefix: '',
     dashboardTimezone: 'browser',
     dashboardRefresh: '30s',
     dashboardTags: ['niodoo'],

@@ -1,38 +1,44 @@
-// Panels flow from left to right into 24 columns; a row starts a new line.
-local panels = import 'panels.libsonnet';
+// Panels stand in lines of one height, 24 columns wide.
 {
-  // size says how wide and high a panel is.
-  size(w, h=8):: { gridPos+: { w: w, h: h } },
+  // width sets a panel's width where its line would not give it the right one.
+  width(w):: { gridPos+: { w: w } },
+
+  // line gives panels one height. Those without a width share what is left, the first ones taking the odd columns.
+  line(h, list)::
+    local given(p) = std.get(std.get(p, 'gridPos', {}), 'w', 0);
+    local open = std.length([p for p in list if given(p) == 0]);
+    local left = 24 - std.foldl(function(sum, p) sum + given(p), list, 0);
+    assert open == 0 || left >= 3 * open : 'a line has no room for ' + std.toString([p.title for p in list]);
+    local share(nth) = std.floor(left / open) + (if nth < left % open then 1 else 0);
+    [
+      local p = list[i];
+      local nth = std.length([o for o in list[:i] if given(o) == 0]);
+      p { gridPos+: { h: h, w: if given(p) > 0 then given(p) else share(nth) } }
+      for i in std.range(0, std.length(list) - 1)
+    ],
 
   // flow gives every panel its place and its id. Panels of a collapsed row go into the row, as Grafana wants it.
   flow(list)::
-    local placed = std.foldl(
-      function(s, p)
-        if p.type == 'row' then
-          local y = s.y + s.h;
-          s { y: y + 1, x: 0, h: 0, out: s.out + [p { gridPos: { x: 0, y: y, w: 24, h: 1 } }] }
-        else
-          local w = p.gridPos.w;
-          local wrap = s.x + w > 24;
-          local x = if wrap then 0 else s.x;
-          local y = if wrap then s.y + s.h else s.y;
-          local h = if wrap then p.gridPos.h else std.max(s.h, p.gridPos.h);
-          s { x: x + w, y: y, h: h, out: s.out + [p { gridPos+: { x: x, y: y } }] },
-      list,
-      { x: 0, y: 0, h: 0, out: [] }
-    ).out;
-    local numbered = [
-      local p = placed[i];
-      (if std.objectHas(p, 'fieldConfig') && std.objectHas(p.fieldConfig.defaults, 'thresholds') then panels.finish(p) else p) { id: i + 1 }
-      for i in std.range(0, std.length(placed) - 1)
-    ];
-    // A collapsed row takes in the panels that follow it.
-    std.foldl(
-      function(s, p)
-        if p.type == 'row' then s { row: p.collapsed, out: s.out + [p] }
-        else if s.row then s { out: s.out[:std.length(s.out) - 1] + [s.out[std.length(s.out) - 1] { panels+: [p] }] }
-        else s { out: s.out + [p] },
-      numbered,
-      { row: false, out: [] }
-    ).out,
+    local place(s, p) =
+      if p.type == 'row' then
+        local y = s.y + s.h;
+        s { y: y + 1, x: 0, h: 0, out: s.out + [p { gridPos: { x: 0, y: y, w: 24, h: 1 } }] }
+      else
+        local wraps = s.x + p.gridPos.w > 24;
+        local x = if wraps then 0 else s.x;
+        local y = if wraps then s.y + s.h else s.y;
+        s {
+          x: x + p.gridPos.w,
+          y: y,
+          h: if wraps then p.gridPos.h else std.max(s.h, p.gridPos.h),
+          out: s.out + [p { gridPos+: { x: x, y: y } }],
+        };
+    local placed = std.foldl(place, list, { x: 0, y: 0, h: 0, out: [] }).out;
+    local numbered = [placed[i] { id: i + 1 } for i in std.range(0, std.length(placed) - 1)];
+    local gather(s, p) =
+      local last = std.length(s.out) - 1;
+      if p.type == 'row' then { collapsed: p.collapsed, out: s.out + [p] }
+      else if s.collapsed then s { out: s.out[:last] + [s.out[last] { panels+: [p] }] }
+      else s { out: s.out + [p] };
+    std.foldl(gather, numbered, { collapsed: false, out: [] }).out,
 }

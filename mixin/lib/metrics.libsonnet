@@ -35,6 +35,7 @@ local base(name) =
 
 {
   catalogue:: catalogue,
+  foreign:: foreign,
 
   // name returns the name of a metric that there is.
   name(name)::

@@ -1,93 +1,116 @@
-// Panels of one look. Every constructor takes the unit from the metric where it can, draws limits from the thresholds that the
-// alerts use, and leaves nothing to a person's patience: title, description and unit are arguments, not options.
+// Panels of one look. A panel takes its unit and its description from the metrics of its series and its limits from the
+// thresholds that the alerts use: a panel that is red is one that alerts.
 local metrics = import 'metrics.libsonnet';
 
 local datasource = { type: 'prometheus', uid: '${datasource}' };
 
-// Colours mean the same everywhere.
-local colours = { good: 'green', warning: 'orange', bad: 'red', idle: '#8e8e8e', neutral: 'blue' };
+// Colours mean the same everywhere: good is at its target; off is past it, and nobody is told; warning and bad are past the
+// limit of a warning and of a critical alert; idle is not in use; neutral is a number without a judgement.
+local colours = { good: 'green', off: 'yellow', warning: 'orange', bad: 'red', idle: '#8e8e8e', neutral: 'blue' };
 
 local reduce = { calcs: ['lastNotNull'], fields: '', values: false };
 local hidden = { legend: false, tooltip: false, viz: false };
 local listLegend = { displayMode: 'list', placement: 'bottom', showLegend: true, calcs: [] };
-local tableLegend = { displayMode: 'table', placement: 'bottom', showLegend: true, calcs: ['mean', 'max', 'lastNotNull'] };
-local tooltip = { mode: 'multi', sort: 'desc' };
+local tableLegend = { displayMode: 'table', placement: 'right', showLegend: true, calcs: ['mean', 'max', 'lastNotNull'] };
 
-local steps(list) = { mode: 'absolute', steps: list };
-local plain = steps([{ color: colours.neutral, value: null }]);
+local some(list) = [x for x in list if x != null];
+local step(colour, value) = { color: colour, value: value };
+local steps(list) = { mode: 'absolute', steps: some(list) };
+local plain = steps([step(colours.neutral, null)]);
 
-// base is what all panels have.
-local base(type, title, description, unit, targets) = {
-  type: type,
-  title: title,
-  description: description,
+// target is a query. Stats and gauges ask for the end of the range, and for the past only where they draw it.
+local target(series) = {
   datasource: datasource,
-  targets: [targets[i] { refId: std.char(65 + i) } for i in std.range(0, std.length(targets) - 1)],
-  fieldConfig: {
-    defaults: { unit: unit, color: { mode: 'palette-classic' }, mappings: [], thresholds: plain },
-    overrides: [],
-  },
-  options: {},
+  expr: series.expr,
+  legendFormat: series.legend,
+  editorMode: 'code',
+  range: true,
+  instant: false,
+  format: 'time_series',
 };
+local now = { range: false, instant: true };
+
+local explained(text, series) =
+  local names = std.foldl(function(seen, n) if std.member(seen, n) then seen else seen + [n], std.flattenArrays([s.metrics for s in series]), []);
+  text + std.join('', ['\n\n`%s`: %s' % [n, metrics.help(n)] for n in names]);
+
+// base is what all panels of data have.
+local base(type, title, text, series, unit) =
+  {
+    type: type,
+    title: title,
+    description: explained(text, series),
+    datasource: datasource,
+    targets: [target(series[i]) { refId: std.char(65 + i) } for i in std.range(0, std.length(series) - 1)],
+    fieldConfig: {
+      defaults: {
+        unit: if unit != null then unit else series[0].unit,
+        color: { mode: 'palette-classic' },
+        mappings: [],
+        thresholds: plain,
+      },
+      overrides: [],
+    },
+    options: {},
+  };
 
 {
   datasource:: datasource,
   colours:: colours,
   metrics:: metrics,
 
-  // target is one query over time.
-  target(expr, legend=''):: {
-    datasource: datasource,
-    expr: expr,
-    legendFormat: legend,
-    editorMode: 'code',
-    range: true,
-    instant: false,
-    format: 'time_series',
-  },
-
-  // now is one query for the value at the end of the range; format 'table' for tables.
-  now(expr, legend='', format='time_series'):: $.target(expr, legend) { range: false, instant: true, format: format },
-
-  // limits makes threshold steps from one of the thresholds: good, beyond the warning, beyond the critical limit.
+  // limits makes threshold steps of one of the thresholds.
   limits(threshold)::
+    local target = std.get(threshold, 'target');
     local warning = std.get(threshold, 'warning');
     local critical = std.get(threshold, 'critical');
-    local target = std.get(threshold, 'target');
     if threshold.direction == 'above' then
-      steps(std.prune([
-        { color: colours.good, value: -1e308 },
-        if warning != null then { color: if critical == null then colours.bad else colours.warning, value: warning }
-        else { color: colours.warning, value: target },
-        if critical != null then { color: colours.bad, value: critical },
-      ]))
+      steps([
+        step(colours.good, null),
+        if target != null then step(colours.off, target),
+        if warning != null then step(colours.warning, warning),
+        if critical != null then step(colours.bad, critical),
+      ])
     else
-      steps(std.prune([
-        { color: if warning == null then colours.warning else colours.bad, value: -1e308 },
-        if critical != null then { color: colours.warning, value: critical },
-        if warning != null && target != null then { color: colours.warning, value: warning },
-        { color: colours.good, value: if target != null then target else warning },
-      ])),
+      local names = [
+        { colour: colours.bad, upto: critical },
+        { colour: colours.warning, upto: warning },
+        { colour: colours.off, upto: target },
+      ];
+      local known = [n for n in names if n.upto != null];
+      steps([step(known[0].colour, null)] + [
+        step(if i + 1 < std.length(known) then known[i + 1].colour else colours.good, known[i].upto)
+        for i in std.range(0, std.length(known) - 1)
+      ]),
 
-  // base colours of the first step are written as null, as Grafana does.
-  local finish(panel) = panel {
-    fieldConfig+: { defaults+: { thresholds+: { steps: [
-      if s.value == null || s.value < -1e307 then s { value: null } else s
-      for s in super.steps
-    ] } } },
-  },
+  // anyIs are the steps of what is well only at 0.
+  anyIs(colour):: steps([step(colours.good, null), step(colour, 1)]),
+
+  // below are the steps of what is well only from a value on.
+  below(value, colour=colours.bad):: steps([step(colour, null), step(colours.good, value)]),
+
+  judged(thresholds):: { fieldConfig+: { defaults+: { color: { mode: 'thresholds' }, thresholds: thresholds } } },
 
   // drawn adds a threshold's lines to a time series.
   drawn(threshold):: {
     fieldConfig+: { defaults+: { thresholds: $.limits(threshold), custom+: { thresholdsStyle: { mode: 'dashed' } } } },
   },
 
-  timeseries(title, description, unit, targets):: base('timeseries', title, description, unit, targets) + {
+  // ratio is the scale of what cannot leave 0 to 1, from keeps small counts from looking like great ones.
+  ratio:: { fieldConfig+: { defaults+: { min: 0, max: 1 } } },
+  from(min):: { fieldConfig+: { defaults+: { min: min } } },
+  softTo(max):: { fieldConfig+: { defaults+: { custom+: { axisSoftMin: 0, axisSoftMax: max } } } },
+  decimals(n):: { fieldConfig+: { defaults+: { decimals: n } } },
+
+  // none says what a panel shows when there is nothing: where nothing is good, it should not look broken.
+  none(text):: { fieldConfig+: { defaults+: { noValue: text } } },
+
+  timeseries(title, text, series, unit=null):: base('timeseries', title, text, series, unit) + {
     fieldConfig+: { defaults+: { custom: {
       drawStyle: 'line',
       lineInterpolation: 'linear',
       lineWidth: 1,
-      fillOpacity: 10,
+      fillOpacity: 8,
       gradientMode: 'none',
       showPoints: 'never',
       pointSize: 5,
@@ -99,18 +122,37 @@ local base(type, title, description, unit, targets) = {
       axisColorMode: 'text',
       axisBorderShow: false,
       axisCenteredZero: false,
+      axisSoftMin: 0,
       scaleDistribution: { type: 'linear' },
       barAlignment: 0,
       hideFrom: hidden,
       thresholdsStyle: { mode: 'off' },
     } } },
-    options: { legend: if std.length(targets) > 1 then tableLegend else listLegend, tooltip: tooltip },
+    options: { legend: listLegend, tooltip: { mode: 'multi', sort: 'desc', hideZeros: false } },
   },
 
-  // stacked turns a time series into parts of a whole.
+  // stacked turns a time series into parts of a whole, bars into counts per step, lookup gives it a legend to read values from.
   stacked:: { fieldConfig+: { defaults+: { custom+: { stacking: { mode: 'normal', group: 'A' }, fillOpacity: 40, lineWidth: 0 } } } },
+  bars:: { fieldConfig+: { defaults+: { custom+: { drawStyle: 'bars', fillOpacity: 60, lineWidth: 0, stacking: { mode: 'normal', group: 'A' } } } } },
+  lookup:: { options+: { legend: tableLegend } },
+  logarithmic:: { fieldConfig+: { defaults+: { custom+: { scaleDistribution: { type: 'log', log: 10 } } } } },
 
-  stat(title, description, unit, targets, threshold=null):: base('stat', title, description, unit, targets) + {
+  // dashed draws a series of a panel as a limit.
+  dashed(name):: { fieldConfig+: { overrides+: [$.field(name, {
+    color: { mode: 'fixed', fixedColor: colours.idle },
+    'custom.lineStyle': { fill: 'dash', dash: [8, 8] },
+    'custom.fillOpacity': 0,
+    'custom.stacking': { mode: 'none', group: 'B' },
+  })] } },
+
+  // coloured gives series their colours by name.
+  coloured(names):: { fieldConfig+: { overrides+: [$.field(n, { color: { mode: 'fixed', fixedColor: names[n] } }) for n in std.objectFields(names)] } },
+
+  // field overrides what is shown of one series or column.
+  field(name, properties):: { matcher: { id: 'byName', options: name }, properties: [{ id: k, value: properties[k] } for k in std.objectFields(properties)] },
+
+  stat(title, text, series, unit=null, threshold=null):: base('stat', title, text, series, unit) + {
+    targets: [t + now for t in super.targets],
     fieldConfig+: { defaults+: { color: { mode: 'thresholds' }, thresholds: if threshold == null then plain else $.limits(threshold) } },
     options: {
       reduceOptions: reduce,
@@ -118,33 +160,42 @@ local base(type, title, description, unit, targets) = {
       textMode: 'auto',
       wideLayout: true,
       colorMode: 'value',
-      graphMode: 'area',
+      graphMode: 'none',
       justifyMode: 'auto',
       showPercentChange: false,
       percentChangeColorMode: 'standard',
     },
   },
 
-  // yesno is a stat of 1 and 0 in words.
-  yesno(title, description, targets, yes, no, good=true):: $.stat(title, description, 'short', targets) + {
-    fieldConfig+: { defaults+: { mappings: [{ type: 'value', options: {
-      '0': { text: no, color: if good then colours.bad else colours.good, index: 0 },
-      '1': { text: yes, color: if good then colours.good else colours.bad, index: 1 },
-    } }] } },
-    options+: { graphMode: 'none', colorMode: 'background' },
-  },
+  // past adds to a stat how it came there.
+  past:: { targets: [t { range: true, instant: false } for t in super.targets], options+: { graphMode: 'area' } },
 
-  gauge(title, description, unit, targets, threshold, min=0, max=1):: base('gauge', title, description, unit, targets) + {
+  // lit colours the whole of a stat: for what must be seen from across the room.
+  lit:: { options+: { colorMode: 'background' } },
+
+  // words writes numbers as words: { '0': ['down', colour] }.
+  words(words):: { fieldConfig+: { defaults+: { mappings: [{ type: 'value', options: {
+    [std.objectFields(words)[i]]: { text: words[std.objectFields(words)[i]][0], color: words[std.objectFields(words)[i]][1], index: i }
+    for i in std.range(0, std.length(words) - 1)
+  } }] } } },
+
+  // yesno is a stat of 1 and 0 in words; the value of yes is the good one.
+  yesno(title, text, series, yes, no, bad=colours.bad):: $.stat(title, text, series, 'short') + $.lit
+                                                         + $.judged($.below(1, bad)) + $.words({ '0': [no, bad], '1': [yes, colours.good] }),
+
+  gauge(title, text, series, threshold, unit=null, min=0, max=1):: base('gauge', title, text, series, unit) + {
+    targets: [t + now for t in super.targets],
     fieldConfig+: { defaults+: { min: min, max: max, color: { mode: 'thresholds' }, thresholds: $.limits(threshold) } },
     options: { reduceOptions: reduce, orientation: 'auto', showThresholdLabels: false, showThresholdMarkers: true, sizing: 'auto', minVizWidth: 75, minVizHeight: 75 },
   },
 
-  bargauge(title, description, unit, targets, threshold=null):: base('bargauge', title, description, unit, targets) + {
-    fieldConfig+: { defaults+: { color: { mode: 'thresholds' }, thresholds: if threshold == null then plain else $.limits(threshold) } },
+  bargauge(title, text, series, threshold=null, unit=null):: base('bargauge', title, text, series, unit) + {
+    targets: [t + now for t in super.targets],
+    fieldConfig+: { defaults+: { min: 0, color: { mode: 'thresholds' }, thresholds: if threshold == null then plain else $.limits(threshold) } },
     options: {
       reduceOptions: reduce,
       orientation: 'horizontal',
-      displayMode: 'gradient',
+      displayMode: 'basic',
       valueMode: 'color',
       namePlacement: 'auto',
       showUnfilled: true,
@@ -156,7 +207,7 @@ local base(type, title, description, unit, targets) = {
     },
   },
 
-  heatmap(title, description, unit, targets):: base('heatmap', title, description, unit, targets) + {
+  heatmap(title, text, series, unit=null):: base('heatmap', title, text, series, unit) + {
     targets: [t { format: 'heatmap' } for t in super.targets],
     fieldConfig: { defaults: { custom: { hideFrom: hidden, scaleDistribution: { type: 'linear' } } }, overrides: [] },
     options: {
@@ -169,48 +220,55 @@ local base(type, title, description, unit, targets) = {
       rowsFrame: { layout: 'auto' },
       showValue: 'never',
       tooltip: { mode: 'single', showColorScale: false, yHistogram: false },
-      yAxis: { axisPlacement: 'left', reverse: false, unit: unit },
+      yAxis: { axisPlacement: 'left', reverse: false, unit: if unit != null then unit else series[0].unit },
     },
   },
 
-  // states shows 0 and 1 over time, one line a series.
-  states(title, description, targets, yes='up', no='down'):: base('state-timeline', title, description, 'short', targets) + {
+  // states shows words over time, one line a series.
+  states(title, text, series, words={ '0': ['down', colours.bad], '1': ['up', colours.good] }):: base('state-timeline', title, text, series, 'short') + $.words(words) + {
     fieldConfig+: { defaults+: {
       color: { mode: 'thresholds' },
-      custom: { fillOpacity: 70, lineWidth: 0, spanNulls: false, insertNulls: false, axisPlacement: 'auto', hideFrom: hidden },
-      mappings: [
-        { type: 'value', options: { '0': { text: no, color: colours.bad, index: 0 }, '1': { text: yes, color: colours.good, index: 1 } } },
-        { type: 'special', options: { match: 'null', result: { text: 'no data', color: colours.idle, index: 2 } } },
-      ],
+      custom: { fillOpacity: 75, lineWidth: 0, spanNulls: false, insertNulls: false, axisPlacement: 'auto', hideFrom: hidden },
     } },
-    options: { mergeValues: true, showValue: 'never', alignValue: 'left', rowHeight: 0.9, legend: listLegend { showLegend: false }, tooltip: { mode: 'single', sort: 'none' } },
+    options: { mergeValues: true, showValue: 'never', alignValue: 'left', rowHeight: 0.85, legend: listLegend { showLegend: false }, tooltip: { mode: 'single', sort: 'none' } },
   },
 
-  // table shows one row a series; columns name and order the labels and values.
-  table(title, description, targets, rename={}, hide=[], order={}, overrides=[]):: base('table', title, description, 'short', targets) + {
-    fieldConfig+: {
-      defaults+: { color: { mode: 'thresholds' }, custom: { align: 'auto', cellOptions: { type: 'auto' }, inspect: false, filterable: true } },
-      overrides: overrides,
+  // table has a row for each combination of labels. columns, from left to right, are
+  //   { label: 'instance', title: 'Instance', … } or { series: …, title: 'Up', … } with, for both,
+  //   unit, threshold, steps, words, links, width, decimals
+  // Labels that are no column are not shown.
+  table(title, text, columns, sort=null)::
+    local values = [c for c in columns if std.objectHas(c, 'series')];
+    local fieldOf(c) =
+      if std.objectHas(c, 'label') then c.label
+      else if std.length(values) == 1 then 'Value'
+      else 'Value #' + std.char(65 + std.find(c.title, [v.title for v in values])[0]);
+    local style(c) =
+      local steps = if std.objectHas(c, 'threshold') then $.limits(c.threshold) else std.get(c, 'steps');
+      { [if std.objectHas(c, 'series') then 'unit']: std.get(c, 'unit', c.series.unit) }
+      + { [if steps != null || std.objectHas(c, 'words') then 'custom.cellOptions']: { type: 'color-text' } }
+      + { [if steps != null then 'thresholds']: steps }
+      + { [if std.objectHas(c, 'words') then 'mappings']: $.words(c.words).fieldConfig.defaults.mappings }
+      + { [if std.objectHas(c, 'links') then 'links']: c.links }
+      + { [if std.objectHas(c, 'width') then 'custom.width']: c.width }
+      + { [if std.objectHas(c, 'decimals') then 'decimals']: c.decimals };
+    base('table', title, text, [c.series for c in values], 'short') + {
+      targets: [super.targets[i] + now + { format: 'table', legendFormat: values[i].title } for i in std.range(0, std.length(values) - 1)],
+      fieldConfig+: {
+        defaults+: { color: { mode: 'thresholds' }, custom: { align: 'auto', cellOptions: { type: 'auto' }, inspect: false, filterable: true } },
+        overrides: [$.field(c.title, style(c)) for c in columns if style(c) != {}],
+      },
+      options: { showHeader: true, cellHeight: 'sm', frameIndex: 0, sortBy: if sort == null then [] else [sort] },
+      transformations: [
+        { id: 'merge', options: {} },
+        { id: 'filterFieldsByName', options: { include: { names: [fieldOf(c) for c in columns] } } },
+        { id: 'organize', options: {
+          excludeByName: {},
+          indexByName: { [fieldOf(columns[i])]: i for i in std.range(0, std.length(columns) - 1) },
+          renameByName: { [fieldOf(c)]: c.title for c in columns },
+        } },
+      ],
     },
-    options: { showHeader: true, cellHeight: 'sm', frameIndex: 0, sortBy: [] },
-    transformations: [
-      { id: 'merge', options: {} },
-      { id: 'organize', options: { excludeByName: { Time: true, __name__: true } + { [h]: true for h in hide }, indexByName: order, renameByName: rename } },
-    ],
-  },
-
-  // column overrides one column of a table.
-  column(name, properties):: { matcher: { id: 'byName', options: name }, properties: [{ id: k, value: properties[k] } for k in std.objectFields(properties)] },
-
-  text(title, markdown):: {
-    type: 'text',
-    title: title,
-    description: title,
-    fieldConfig: { defaults: {}, overrides: [] },
-    options: { mode: 'markdown', content: markdown, code: { language: 'plaintext', showLineNumbers: false, showMiniMap: false } },
-  },
 
   row(title, collapsed=false):: { type: 'row', title: title, collapsed: collapsed, panels: [] },
-
-  finish:: finish,
 }

@@ -25,6 +25,7 @@ local metrics = import 'metrics.libsonnet';
 
     // by is what aggregations keep and joins match on.
     by:: std.join(', ', config.instanceLabels),
+    byList:: config.instanceLabels,
 
     // sum adds up what differs in other labels than those of an instance.
     sum(expr, also=''):: 'sum by (%s%s) (%s)' % [q.by, if also == '' then '' else ', ' + also, expr],
