@@ -38,6 +38,9 @@
       episodic: 100000,
     },
 
+    // Mounts whose space is not judged: /boot is small, and only the package manager writes there.
+    ignoredPaths: '/boot(/.*)?',
+
     // SLOs are time slices: a recorded 0 or 1 per instance, whose average over a window is what was kept.
     slo: {
       // Nominal window of the error budget.

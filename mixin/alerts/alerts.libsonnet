@@ -1,3 +1,10 @@
 // Every alert, one group a file. Symptoms page, causes inform.
 (import 'engine.libsonnet') +
-(import 'slo.libsonnet')
+(import 'host.libsonnet') +
+(import 'gpu.libsonnet') +
+(import 'containers.libsonnet') +
+(import 'logs.libsonnet') +
+(import 'backup.libsonnet') +
+(import 'operations.libsonnet') +
+(import 'slo.libsonnet') +
+(import 'meta.libsonnet')

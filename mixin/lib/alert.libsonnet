@@ -1,4 +1,6 @@
 // One alert: severity, links and overrides come from here.
+local metrics = import 'metrics.libsonnet';
+
 local severity = { P1: 'critical', P2: 'warning', P3: 'warning', P4: 'info', none: 'none' };
 
 {
@@ -31,6 +33,28 @@ local severity = { P1: 'critical', P2: 'warning', P3: 'warning', P4: 'info', non
           dashboard_url: '%s/d/%s?var-cluster={{ $labels.%s }}&var-instance={{ $labels.instance }}' % [config.grafanaURL, dashboard, config.clusterLabel],
         },
       } + more,
+
+    // reason is text for a description: why the collector fails, if it does. It is no label: an alert whose reason
+    // changes is the same alert. collector is a template expression, such as $labels.component or `engine`.
+    reason(collector)::
+      '{{ with printf `niodoo_scrape_collector_failure_info{collector="%%s",%s}` %s %s | query }} Reason: {{ (first .).Labels.reason }}.{{ end }}' % [
+        std.join(',', ['%s="%%s"' % l for l in config.instanceLabels]),
+        collector,
+        std.join(' ', ['$labels.' + l for l in config.instanceLabels]),
+      ],
+
+    // ask is text for a description from another metric of the same place: says, if there is such a series. labels are those
+    // of the alert that the series must share, extra more of its selector, condition what its value must be.
+    ask(metric, labels, extra, says, condition='')::
+      local all = config.instanceLabels + labels;
+      '{{ with printf `%s{%s%s}%s` %s | query }}%s{{ end }}' % [
+        metrics.name(metric),
+        std.join(',', ['%s="%%s"' % l for l in all]),
+        if extra == '' then '' else ',' + extra,
+        if condition == '' then '' else ' ' + condition,
+        std.join(' ', ['$labels.' + l for l in all]),
+        says,
+      ],
 
     // group makes a rule group of the alerts that are not switched off.
     group(name, alerts):: { name: name, rules: std.prune([a for a in alerts if a != null]) },

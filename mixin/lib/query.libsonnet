@@ -29,7 +29,7 @@ local metrics = import 'metrics.libsonnet';
     // sum adds up what differs in other labels than those of an instance.
     sum(expr, also=''):: 'sum by (%s%s) (%s)' % [q.by, if also == '' then '' else ', ' + also, expr],
 
-    // number writes a number so that 0.8 does not become 0.80000000000000004.
-    number(x):: '%g' % x,
+    // number writes a number so that 0.8 does not become 0.80000000000000004, nor 10737418240 a rounded 1.07374e+10.
+    number(x):: '%.12g' % x,
   },
 }
