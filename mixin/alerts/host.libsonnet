@@ -68,7 +68,7 @@ local query = import '../lib/query.libsonnet';
         ),
         a.alert(
           'HighMemoryPressure',
-          '%s > %s' % [q.rate('niodoo_host_pressure_waiting_seconds_total', 'resource="memory"', '5m'), q.number(t.memory_pressure_ratio.warning)],
+          'max without (resource) (%s) > %s' % [q.rate('niodoo_host_pressure_waiting_seconds_total', 'resource="memory"', '5m'), q.number(t.memory_pressure_ratio.warning)],
           'P3',
           'host',
           'Processes wait for memory.',
@@ -83,7 +83,7 @@ local query = import '../lib/query.libsonnet';
           'P3',
           'host',
           'The kernel has killed a process for want of memory.',
-          '{{ $value | printf "%.0f" }} processes were killed in the last 15 minutes; there should be none.',
+          'Processes killed in the last 15 minutes: {{ $value | printf "%.0f" }}; there should be none.',
           'performance',
         ),
         a.alert(

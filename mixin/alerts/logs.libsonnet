@@ -30,7 +30,7 @@ local query = import '../lib/query.libsonnet';
           'P3',
           'logs',
           'The logs hold far more errors than yesterday.',
-          '{{ $value | humanize }} errors per second; the limit is %g times as many as at this hour yesterday, and %g.' %
+          'Errors per second: {{ $value | printf "%%.2f" }}; the limit is %g times as many as at this hour yesterday, and %g.' %
           [t.log_error_spike.warning, t.log_error_minimum.warning],
           'operations',
           t.log_error_spike['for'],
