@@ -35,10 +35,12 @@
       layer_4: 10000,
       layer_5: 5000,
       short_term: 1000,
-      working: 100,
       long_term: 1000000,
       episodic: 100000,
     },
+
+    // Mounts whose space is not judged: /boot is small, and only the package manager writes there.
+    ignoredPaths: '/boot(/.*)?',
 
     // SLOs are time slices: a recorded 0 or 1 per instance, whose average over a window is what was kept.
     slo: {

@@ -5,4 +5,11 @@
 (import 'postgresql.libsonnet') +
 (import 'redis.libsonnet') +
 (import 'models.libsonnet') +
-(import 'slo.libsonnet')
+(import 'host.libsonnet') +
+(import 'gpu.libsonnet') +
+(import 'containers.libsonnet') +
+(import 'logs.libsonnet') +
+(import 'backup.libsonnet') +
+(import 'operations.libsonnet') +
+(import 'slo.libsonnet') +
+(import 'meta.libsonnet')

@@ -1,4 +1,6 @@
 // One alert: severity, links and overrides come from here.
+local metrics = import 'metrics.libsonnet';
+
 local severity = { P1: 'critical', P2: 'warning', P3: 'warning', P4: 'info', none: 'none' };
 
 {
@@ -39,6 +41,19 @@ local severity = { P1: 'critical', P2: 'warning', P3: 'warning', P4: 'info', non
         std.join(',', ['%s="%%s"' % l for l in config.instanceLabels]),
         collector,
         std.join(' ', ['$labels.' + l for l in config.instanceLabels]),
+      ],
+
+    // ask is text for a description from another metric of the same place: says, if there is such a series. labels are those
+    // of the alert that the series must share, extra more of its selector, condition what its value must be.
+    ask(metric, labels, extra, says, condition='')::
+      local all = config.instanceLabels + labels;
+      '{{ with printf `%s{%s%s}%s` %s | query }}%s{{ end }}' % [
+        metrics.name(metric),
+        std.join(',', ['%s="%%s"' % l for l in all]),
+        if extra == '' then '' else ',' + extra,
+        if condition == '' then '' else ' ' + condition,
+        std.join(' ', ['$labels.' + l for l in all]),
+        says,
       ],
 
     // group makes a rule group of the alerts that are not switched off.
