@@ -384,7 +384,7 @@ local shared = import 'shared.libsonnet';
           { series: most('niodoo_docker_container_oom_killed', q.byList + ['container']), title: 'Killed for memory', words: no },
           { series: most('niodoo_docker_container_exit_code', q.byList + ['container']), title: 'Exit code', unit: 'none' },
           { series: most('niodoo_docker_container_pids', q.byList + ['container']), title: 'Processes' },
-          { series: s.over('min', q.byList + ['container'], s.age('niodoo_docker_container_start_timestamp_seconds')), title: 'Uptime', unit: 's' },
+          { series: s.over('min', q.byList + ['container'], s.age('niodoo_docker_container_start_time_seconds')), title: 'Uptime', unit: 's' },
         ], { displayName: 'Running', desc: false }) + c.width(16),
         p.timeseries('Memory of the containers', "Share of each container's limit, the fullest of the selected instances.", [
           s.over('max', ['container'], s.ratio(s.value('niodoo_docker_container_memory_usage_bytes'), s.value('niodoo_docker_container_memory_limit_bytes'))),
