@@ -5,6 +5,7 @@ package mixin
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-jsonnet"
 	"github.com/google/go-jsonnet/formatter"
 )
 
@@ -32,6 +34,15 @@ type groups struct {
 		Name  string `json:"name"`
 		Rules []rule `json:"rules"`
 	} `json:"groups"`
+}
+
+// evaluateSnippet evaluates code as if it stood in the mixin's directory.
+func evaluateSnippet(root, code string) (string, error) {
+	out, err := jsonnet.MakeVM().EvaluateAnonymousSnippet(filepath.Join(root, Dir, "snippet.jsonnet"), code)
+	if err != nil {
+		return "", fmt.Errorf("evaluating %s: %w", code, err)
+	}
+	return out, nil
 }
 
 // ruleGroups evaluates a field of the mixin that holds rule groups.
