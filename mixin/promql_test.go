@@ -34,7 +34,7 @@ func replaced(expr string, values map[string]string) string {
 
 // A rule is a recording or an alerting rule.
 type rule struct {
-	Record, Alert, Expr string
+	Record, Alert, Expr, For string
 	Labels, Annotations map[string]string
 }
 

@@ -4,8 +4,6 @@
 package mixin
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -15,54 +13,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-jsonnet"
 	"github.com/google/go-jsonnet/formatter"
 )
-
-// rule is a rule as the jsonnet gives it.
-type rule struct {
-	Alert       string            `json:"alert"`
-	Record      string            `json:"record"`
-	Expr        string            `json:"expr"`
-	For         string            `json:"for"`
-	Labels      map[string]string `json:"labels"`
-	Annotations map[string]string `json:"annotations"`
-}
-
-type groups struct {
-	Groups []struct {
-		Name  string `json:"name"`
-		Rules []rule `json:"rules"`
-	} `json:"groups"`
-}
-
-// evaluateSnippet evaluates code as if it stood in the mixin's directory.
-func evaluateSnippet(root, code string) (string, error) {
-	out, err := jsonnet.MakeVM().EvaluateAnonymousSnippet(filepath.Join(root, Dir, "snippet.jsonnet"), code)
-	if err != nil {
-		return "", fmt.Errorf("evaluating %s: %w", code, err)
-	}
-	return out, nil
-}
-
-// ruleGroups evaluates a field of the mixin that holds rule groups.
-func ruleGroups(t *testing.T, field string) groups {
-	t.Helper()
-	raw, err := evaluateSnippet("..", "(import 'mixin.libsonnet')."+field)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var g groups
-	if err := json.Unmarshal([]byte(raw), &g); err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
 
 func alertsOf(t *testing.T) []rule {
 	t.Helper()
 	var all []rule
-	for _, g := range ruleGroups(t, "prometheusAlerts").Groups {
+	for _, g := range rules(t, "prometheusAlerts") {
 		all = append(all, g.Rules...)
 	}
 	return all
@@ -177,14 +134,14 @@ func TestEveryAlertIsComplete(t *testing.T) {
 			t.Errorf("%s: there is no dashboard %q", a.Alert, uid)
 		}
 	}
-	t.Logf("%d alerts, %d names, %d groups", len(alerts), len(names), len(ruleGroups(t, "prometheusAlerts").Groups))
+	t.Logf("%d alerts, %d names, %d groups", len(alerts), len(names), len(rules(t, "prometheusAlerts")))
 }
 
 // Group names and sizes are what mixtool's lint accepts.
 func TestRuleGroups(t *testing.T) {
 	seen := map[string]bool{}
 	for _, field := range []string{"prometheusAlerts", "prometheusRules", "manualNames", "manualUp"} {
-		for _, g := range ruleGroups(t, field).Groups {
+		for _, g := range rules(t, field) {
 			if len(g.Rules) > 20 || len(g.Rules) == 0 || len(g.Name) > 40 || seen[g.Name] {
 				t.Errorf("%s: group %s has %d rules, is too long, or stands twice", field, g.Name, len(g.Rules))
 			}
@@ -252,11 +209,11 @@ func promtool(t *testing.T) string {
 }
 
 func TestPromtoolCheckRules(t *testing.T) {
-	rules, err := filepath.Glob("../rules/*.yml")
-	if err != nil || len(rules) != 4 {
-		t.Fatalf("rule files %v, %v", rules, err)
+	files, err := filepath.Glob("../rules/*.yml")
+	if err != nil || len(files) != 4 {
+		t.Fatalf("rule files %v, %v", files, err)
 	}
-	if out, err := exec.Command(promtool(t), append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, rules...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(promtool(t), append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, files...)...).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
