@@ -5,6 +5,7 @@ package collector
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -214,6 +215,9 @@ func adopt(m prometheus.Metric) (*sample, error) {
 			return nil, s.Write(&dto.Metric{})
 		}
 		return s, nil
+	}
+	if m == nil {
+		return nil, errors.New("no metric was sent")
 	}
 	d := byDesc[m.Desc()]
 	if d == nil {

@@ -282,6 +282,7 @@ func TestLeftOut(t *testing.T) {
 		ch <- testGauge.metric(2, "a")
 		ch <- testGauge.metric(1, "\xff bad \xfe")
 		ch <- testGauge.metric(1, "too", "many")
+		ch <- nil
 		ch <- testHist.metric(1)
 		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("undeclared", "", nil, nil), prometheus.GaugeValue, 1)
 		ch <- prometheus.MustNewConstMetric(testGauge.desc, prometheus.GaugeValue, 4, "foreign")
@@ -299,7 +300,7 @@ func TestLeftOut(t *testing.T) {
 		`niodoo_test_value{key="` + "\uFFFD bad \uFFFD" + `"}`:                     1,
 		`niodoo_test_value{key="foreign"}`:                                         4,
 		`niodoo_scrape_collector_series_dropped{collector="x",reason="limit"}`:     9,
-		`niodoo_scrape_collector_series_dropped{collector="x",reason="invalid"}`:   3,
+		`niodoo_scrape_collector_series_dropped{collector="x",reason="invalid"}`:   4,
 		`niodoo_scrape_collector_series_dropped{collector="x",reason="duplicate"}`: 1,
 		`niodoo_component_up{component="x"}`:                                       1,
 		`niodoo_scrape_collector_success{collector="x"}`:                           1,

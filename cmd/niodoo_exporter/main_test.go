@@ -283,6 +283,8 @@ func TestFilter(t *testing.T) {
 		"?exclude[]=grafana&exclude[]=loki":    {400, "leaves no collector"},
 		"?collect[]=loki&exclude[]=grafana":    {400, "exclude each other"},
 		"?collect[]=":                          {400, "is unknown"},
+		"?collect=grafana":                     {400, "write collect[]"},
+		"?exclude=loki":                        {400, "write exclude[]"},
 		"?collect[]=grafana&collect[]=grafana": {200, `niodoo_component_up{component="grafana"} 1`},
 	} {
 		status, body := e.get("/metrics" + query)
@@ -706,6 +708,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--scrape.timeout=0s"}, 64, "--scrape.timeout is 0s; it must be more than 0"},
 		{[]string{"--config.check", "--config.file=" + good}, 0, "The configuration is valid. Collectors: grafana."},
 		{[]string{"--config.check", "--config.file=" + good, "--collector.redis", "--no-collector.grafana"}, 0, "Collectors: redis."},
+		{[]string{"--config.check", "--config.file=../../examples/niodoo.yml"}, 0, "The configuration is valid. Collectors: engine, postgresql, redis,"},
 		{[]string{"--config.check", "--collector.disable-defaults", "--collector.host"}, 0, "Collectors: host."},
 		{[]string{"--config.check", "--collector.disable-defaults"}, 1, "no collector is enabled"},
 		{[]string{"--config.check", "--config.file=" + bad}, 1, "bad.yml:1: x: unknown key"},

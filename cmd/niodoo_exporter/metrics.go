@@ -64,10 +64,16 @@ func (s *server) timeout(r *http.Request) time.Duration {
 }
 
 // filter returns the collectors that collect[] and exclude[] leave of the
-// enabled ones, nil for all. Names that are not enabled, both parameters at
-// once, and filters that leave nothing are errors: a typo must not go unseen.
+// enabled ones, nil for all. Names that are not enabled, parameters without the
+// brackets, both at once, and filters that leave nothing are errors: a typo must
+// not go unseen.
 func filter(enabled []string, query url.Values) ([]string, error) {
 	collect, exclude := query["collect[]"], query["exclude[]"]
+	for _, typo := range []string{"collect", "exclude"} {
+		if query.Has(typo) {
+			return nil, fmt.Errorf("there is no parameter %s; write %s[]", typo, typo)
+		}
+	}
 	if len(collect) > 0 && len(exclude) > 0 {
 		return nil, fmt.Errorf("collect[] and exclude[] exclude each other")
 	}
