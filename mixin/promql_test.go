@@ -35,7 +35,7 @@ func replaced(expr string, values map[string]string) string {
 // A rule is a recording or an alerting rule.
 type rule struct {
 	Record, Alert, Expr, For string
-	Labels, Annotations map[string]string
+	Labels, Annotations      map[string]string
 }
 
 type ruleGroup struct {

@@ -2,9 +2,10 @@
 local mixin = (import '../mixin.libsonnet') + {
   _config+:: {
     thresholds+: { events_per_second+: { enabled: true } },
+    alerts+: { InfoInhibitor: { enabled: true } },
   },
 };
-local optional = ['LowConsciousnessProcessingRate'];
+local optional = ['LowConsciousnessProcessingRate', 'InfoInhibitor'];
 
 (import '../lib/yaml.libsonnet').document({
   groups: [
