@@ -43,13 +43,14 @@ demo: build ## Run a simulated stack and the exporter that watches it, until Ctr
 .PHONY: test
 test: test-deps tools ## Run all tests with the race detector; installs what they need.
 	PATH="$(TOOLS):$$PATH" $(GO) test -race -timeout 20m ./...
+	cd mixin && PATH="$(TOOLS):$$PATH" $(GO) test -timeout 20m ./...
 
 .PHONY: test-deps
 test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps
 
 .PHONY: tools
-tools: $(TOOLS)/promtool $(TOOLS)/prometheus ## Build the tools that the tests use into .build/tools.
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool ## Build the tools that the tests use into .build/tools.
 
 # Without the tag, a service discovery's dependency would have to be there too.
 $(TOOLS)/prometheus $(TOOLS)/promtool:
@@ -67,7 +68,9 @@ $(TOOLS)/golangci-lint:
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every file has its license header.
 	$(TOOLS)/golangci-lint run
+	cd mixin && $(TOOLS)/golangci-lint run --config ../.golangci.yml
 	$(GO) mod tidy -diff
+	cd mixin && $(GO) mod tidy -diff
 	@scripts/check-headers
 
 .PHONY: bench
@@ -78,13 +81,24 @@ bench: ## Run the benchmarks, with allocations.
 bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.
 	@scripts/bench-peers $(PEERS_FLAGS)
 
+GENERATED := collector/README.md mixin/metrics.json mixin/thresholds.json dashboards rules alertmanager examples/kubernetes/prometheusrule.yml mixin/tests/optional_rules.yml
+
+.PHONY: scrape
+scrape: $(BIN)/niodoo_exporter ## Record the scrape of a simulated stack that the mixin's tests replay.
+	@mkdir -p .build
+	$(GO) run ./internal/sample $(BIN)/niodoo_exporter > .build/scrape.prom
+	mv .build/scrape.prom mixin/testdata/scrape.prom
+
 .PHONY: generate
 generate: ## Write the generated files.
 	$(GO) run ./internal/reference > collector/README.md
+	$(GO) run ./internal/reference json > mixin/metrics.json
+	cp internal/thresholds/thresholds.json mixin/thresholds.json
+	cd mixin && $(GO) run ./generate
 
 .PHONY: check-generated
 check-generated: generate ## Fail if a generated file was not current.
-	git diff --exit-code -- collector/README.md
+	@changed=$$(git status --porcelain -- $(GENERATED)); [ -z "$$changed" ] || { echo "Not current; run make generate and commit:"; echo "$$changed"; git diff -- $(GENERATED) | head -100; exit 1; }
 
 .PHONY: clean
 clean: ## Remove what was built.

@@ -1,14 +1,18 @@
 // Copyright The niodoo_exporter Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command reference writes collector/README.md, the reference of every metric,
-// from the declarations in the code.
+// Command reference writes the reference of every metric from the declarations
+// in the code: collector/README.md for people, or with the argument json the
+// catalogue mixin/metrics.json, against which the mixin is generated.
 package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/niodoo/niodoo_exporter/collector"
@@ -41,6 +45,10 @@ func main() {
 			os.Exit(1)
 		}
 	}()
+	if slices.Equal(os.Args[1:], []string{"json"}) {
+		catalogue(w)
+		return
+	}
 	fmt.Fprint(w, intro)
 	for _, s := range sections() {
 		fmt.Fprintf(w, "## %s\n\n| metric | type | labels | unit | what | source | absent |\n|---|---|---|---|---|---|---|\n", s[1])
@@ -57,6 +65,33 @@ func main() {
 		"## Reasons\n\n`niodoo_scrape_collector_failure_info` has one of these reasons:\n\n| reason | the component is |  |\n|---|---|---|\n")
 	for _, r := range collector.Reasons {
 		fmt.Fprintf(w, "| `%s` | %s | %s |\n", r, state(r), r.Explain())
+	}
+}
+
+// catalogue writes every metric as JSON, by name.
+func catalogue(w io.Writer) {
+	type metric struct {
+		Collector string   `json:"collector"`
+		Type      string   `json:"type"`
+		Unit      string   `json:"unit"`
+		Labels    []string `json:"labels"`
+		Help      string   `json:"help"`
+		Absent    string   `json:"absent,omitempty"`
+	}
+	all := map[string]metric{}
+	for _, d := range collector.Catalogue() {
+		labels := d.Labels
+		if labels == nil {
+			labels = []string{}
+		}
+		all[d.Name] = metric{d.Collector, d.TypeName(), d.Unit(), labels, d.HelpText(), d.Absent}
+	}
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(all); err != nil {
+		fmt.Fprintln(os.Stderr, "writing the catalogue:", err)
+		os.Exit(1)
 	}
 }
 

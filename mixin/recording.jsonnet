@@ -1,0 +1,1 @@
+(import 'lib/yaml.libsonnet').document((import 'mixin.libsonnet').prometheusRules)
