@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
 	engine "github.com/prometheus/prometheus/promql"
@@ -149,7 +150,7 @@ func (s scrape) samples() ([]sample, error) {
 // grow to their value, an uptime starts anew every fifty minutes, and the disks
 // fill up that are not the demo's.
 func (s sample) at(now time.Time, part float64) float64 {
-	name := s.labels.Get(labels.MetricName)
+	name := s.labels.Get(model.MetricNameLabel)
 	switch {
 	case strings.HasSuffix(name, "_filesystem_avail_bytes") && s.labels.Get("cluster") == rareCluster:
 		return s.value * (2 - part)
@@ -459,12 +460,12 @@ func TestRareSeriesExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range samples {
-		name := s.labels.Get(labels.MetricName)
+		name := s.labels.Get(model.MetricNameLabel)
 		if !k.exists(name) {
 			t.Errorf("there is no metric %s", name)
 		}
 		s.labels.Range(func(l labels.Label) {
-			if l.Name != labels.MetricName && !slices.Contains(k.labels(name), l.Name) {
+			if l.Name != model.MetricNameLabel && !slices.Contains(k.labels(name), l.Name) {
 				t.Errorf("%s has no label %s", name, l.Name)
 			}
 		})

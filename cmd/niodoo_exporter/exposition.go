@@ -32,7 +32,7 @@ func (s *server) exposition(w http.ResponseWriter, r *http.Request, gather prome
 	p := pages.Get().(*page)
 	defer pages.Put(p)
 	p.body.Reset()
-	format := expfmt.NegotiateIncludingOpenMetrics(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
 	w.Header().Set("Content-Type", string(format))
 	if acceptsGzip(r.Header.Values("Accept-Encoding")) {
 		w.Header().Set("Content-Encoding", "gzip")

@@ -55,10 +55,10 @@ func (c *processCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *processCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v) //nolint:forbidigo // it has no label that could be bad
 	}
 	if stat, err := c.proc.Stat(); err == nil {
-		ch <- prometheus.MustNewConstMetric(processCPU, prometheus.CounterValue, stat.CPUTime())
+		ch <- prometheus.MustNewConstMetric(processCPU, prometheus.CounterValue, stat.CPUTime()) //nolint:forbidigo // as above
 		gauge(processVirtual, float64(stat.VirtualMemory()))
 		gauge(processResident, float64(stat.ResidentMemory()))
 	}

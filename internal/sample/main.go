@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"os"
@@ -36,12 +35,13 @@ const events = `CREATE TABLE consciousness_events (event_id bigint PRIMARY KEY, 
 INSERT INTO consciousness_events SELECT i, 'event ' || i FROM generate_series(1, 10000) i`
 
 func main() {
-	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: sample PATH_OF_NIODOO_EXPORTER")
+	err := errors.New("usage: sample PATH_OF_NIODOO_EXPORTER")
+	if len(os.Args) == 2 {
+		err = run(context.Background(), os.Args[1], os.Stdout)
 	}
-	if err := run(context.Background(), os.Args[1], os.Stdout); err != nil {
-		log.Fatal(err)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 

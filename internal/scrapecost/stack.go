@@ -128,6 +128,6 @@ func (s *Stack) Close() {
 		s.Postgres.Stop()
 	}
 	if s.dir != "" {
-		os.RemoveAll(s.dir)
+		_ = os.RemoveAll(s.dir) // what is left is in the temporary directory
 	}
 }

@@ -55,10 +55,10 @@ func TestLoad(t *testing.T) {
 	for text, want := range map[string]string{
 		"{":  "cannot be read",
 		"{}": "cpu_usage_ratio is missing",
-		strings.Replace(string(embedded), `"cpu_usage_ratio"`, `"cpu_use"`, 1):           "cpu_use is unknown",
-		strings.Replace(string(embedded), `"warning": 0.85`, `"warning": 0.6`, 1):        "memory_usage_ratio: the limits 0.7 and 0.6 are the wrong way round",
-		strings.Replace(string(embedded), `"for": "3m"`, `"for": "soon"`, 1):             "processing_time_seconds: for:",
-		strings.Replace(string(embedded), `"for": "3m"`, `"fore": "3m"`, 1):              "unknown field",
+		strings.Replace(string(embedded), `"cpu_usage_ratio"`, `"cpu_use"`, 1):            "cpu_use is unknown",
+		strings.Replace(string(embedded), `"warning": 0.85`, `"warning": 0.6`, 1):         "memory_usage_ratio: the limits 0.7 and 0.6 are the wrong way round",
+		strings.Replace(string(embedded), `"for": "3m"`, `"for": "soon"`, 1):              "processing_time_seconds: for:",
+		strings.Replace(string(embedded), `"for": "3m"`, `"fore": "3m"`, 1):               "unknown field",
 		strings.Replace(string(embedded), `"direction": "above"`, `"direction": "up"`, 1): "write above or below",
 	} {
 		if _, err := Load(write(text)); err == nil || !strings.Contains(err.Error(), want) {

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,10 +29,10 @@ func main() {
 	rounds := flag.Int("rounds", 6, "rounds to take turns in; a busy machine then burdens all alike")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := compare(ctx, os.Stdout, *programs, max(*scrapes/max(*rounds, 1), 1), max(*rounds, 1)); err != nil {
+	err := compare(ctx, os.Stdout, *programs, max(*scrapes/max(*rounds, 1), 1), max(*rounds, 1))
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "peers:", err)
-		stop()
 		os.Exit(1)
 	}
 }
@@ -65,12 +66,12 @@ func launches(s *scrapecost.Stack, own, config, programs string) []launch {
 // blackbox is the module that Debian configures, on loopback.
 const blackbox = "modules: {http_2xx: {prober: http, http: {preferred_ip_protocol: ip4}}}\n"
 
-func compare(ctx context.Context, w io.Writer, programs string, each, rounds int) error {
+func compare(ctx context.Context, w io.Writer, programs string, each, rounds int) (err error) {
 	dir, err := os.MkdirTemp("", "peers")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	own, err := scrapecost.Build(ctx, ".", "niodoo_exporter", dir)
 	if err != nil {
 		return err
