@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -207,7 +208,7 @@ func (k *knowledge) selector(s *parser.VectorSelector, path []parser.Node, copie
 	if !k.exists(s.Name) {
 		return []string{"there is no metric " + s.Name}
 	}
-	known := slices.Concat(targetLabels, k.labels(s.Name), []string{labels.MetricName})
+	known := slices.Concat(targetLabels, k.labels(s.Name), []string{model.MetricNameLabel})
 	for _, m := range s.LabelMatchers {
 		if !slices.Contains(known, m.Name) {
 			list = append(list, s.Name+" has no label "+m.Name)

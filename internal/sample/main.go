@@ -119,7 +119,7 @@ func files(ctx context.Context, dir string, stack *sim.Stack, password string) (
 	}
 	go func() { // until the process ends
 		if err := stack.WriteLogs(ctx, logs); err != nil {
-			log.Print(err)
+			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
 	return sim.Section("logs", map[string]any{"paths": []string{filepath.Join(logs, "*.log")}}) +
@@ -172,7 +172,7 @@ func watch(ctx context.Context, base string, out io.Writer) error {
 		}
 		got, err := scrape(ctx, base+"/metrics")
 		if err != nil {
-			log.Print(err) // it may yet start
+			fmt.Fprintln(os.Stderr, err) // it may yet start
 			continue
 		}
 		text = got
