@@ -286,5 +286,8 @@ func (c *httpClient) getJSON(ctx context.Context, path string, limit int64, v an
 // Close closes the connections; the next request connects anew.
 func (c *httpClient) Close() error {
 	c.transport.CloseIdleConnections()
+	// The old transport keeps maps of what was connected; with the targets of a fleet they add up.
+	c.transport = c.transport.Clone()
+	c.client.Transport = c.transport
 	return nil
 }
