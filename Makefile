@@ -21,6 +21,7 @@ LDFLAGS      := -s -w \
 # Versions of the tools that tests and checks use.
 PROMETHEUS_VERSION   := v0.316.0
 ALERTMANAGER_VERSION := v0.31.0
+VICTORIAMETRICS_VERSION := v1.102.1
 GOLANGCI_VERSION     := v2.15.0
 
 .DEFAULT_GOAL := help
@@ -50,7 +51,7 @@ test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps
 
 .PHONY: tools
-tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool ## Build the tools that the tests use into .build/tools.
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool $(TOOLS)/vmalert ## Build the tools that the tests use into .build/tools.
 
 # Without the tag, a service discovery's dependency would have to be there too.
 $(TOOLS)/prometheus $(TOOLS)/promtool:
@@ -60,6 +61,10 @@ $(TOOLS)/prometheus $(TOOLS)/promtool:
 $(TOOLS)/alertmanager $(TOOLS)/amtool:
 	@echo "Building $(notdir $@) $(ALERTMANAGER_VERSION)"
 	@GOBIN=$(TOOLS) $(GO) install github.com/prometheus/alertmanager/cmd/$(notdir $@)@$(ALERTMANAGER_VERSION)
+
+$(TOOLS)/vmalert:
+	@echo "Building vmalert $(VICTORIAMETRICS_VERSION)"
+	@GOBIN=$(TOOLS) $(GO) install github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert@$(VICTORIAMETRICS_VERSION)
 
 $(TOOLS)/golangci-lint:
 	@echo "Building golangci-lint $(GOLANGCI_VERSION) (some minutes the first time)"

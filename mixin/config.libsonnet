@@ -46,8 +46,6 @@
     slo: {
       // Nominal window of the error budget.
       windowDays: 30,
-      // Window over which the memory stability objective is shown.
-      stabilityWindow: '7d',
       // Latency is judged only while at least this many events per second are processed.
       minimumEventsPerSecond: 0.01,
     },

@@ -192,20 +192,27 @@ func TestRunbooks(t *testing.T) {
 	}
 }
 
-// promtool returns the path of promtool, which make tools builds.
-func promtool(t *testing.T) string {
+// tool returns the path of a program that make tools builds.
+func tool(t *testing.T, name string) string {
 	t.Helper()
-	if p, err := exec.LookPath("promtool"); err == nil {
+	if p, err := exec.LookPath(name); err == nil {
 		return p
 	}
-	p, err := filepath.Abs("../.build/tools/promtool")
+	p, err := filepath.Abs("../.build/tools/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(p); err != nil {
-		t.Fatal("promtool is missing: run make tools in the repository's root")
+		t.Fatalf("%s is missing: run make tools in the repository's root", name)
 	}
 	return p
+}
+
+// The rules load in vmalert too, templates and expressions checked.
+func TestVmalertLoadsTheRules(t *testing.T) {
+	if out, err := exec.Command(tool(t, "vmalert"), "-dryRun", "-rule=../rules/*.yml", "-rule.validateTemplates", "-rule.validateExpressions").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 func TestPromtoolCheckRules(t *testing.T) {
@@ -213,7 +220,7 @@ func TestPromtoolCheckRules(t *testing.T) {
 	if err != nil || len(files) != 4 {
 		t.Fatalf("rule files %v, %v", files, err)
 	}
-	if out, err := exec.Command(promtool(t), append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, files...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(tool(t, "promtool"), append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, files...)...).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -249,11 +256,11 @@ func TestPromtoolTestRules(t *testing.T) {
 		}
 	}
 	t.Logf("%d files, %d assertions about %d alerts", len(files), cases, len(tested))
-	tool := promtool(t)
+	promtool := tool(t, "promtool")
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			t.Parallel()
-			if out, err := exec.Command(tool, "test", "rules", f).CombinedOutput(); err != nil {
+			if out, err := exec.Command(promtool, "test", "rules", f).CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
