@@ -41,9 +41,6 @@ const postgresqlPassword = `p@ss w:o/r#d?=%41 'q"\{}`
 func postgresqlServer(t testing.TB, o localserver.PostgresOptions) *localserver.Postgres {
 	t.Helper()
 	p, err := localserver.StartPostgres(t.Context(), o)
-	if errors.Is(err, localserver.ErrNotInstalled) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}

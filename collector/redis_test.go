@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,9 +28,6 @@ import (
 func redisServer(t testing.TB, opts localserver.RedisOptions) *localserver.Redis {
 	t.Helper()
 	r, err := localserver.StartRedis(context.Background(), opts)
-	if errors.Is(err, localserver.ErrNotInstalled) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
