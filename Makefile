@@ -4,7 +4,7 @@ SHELL        := /bin/bash
 GO           ?= go
 BIN          := bin
 TOOLS        := $(CURDIR)/.build/tools
-COMMANDS     := niodoo_exporter niodoo_sim
+COMMANDS     := niodoo_exporter niodooctl niodoo_sim
 
 VERSION      ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION     ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
