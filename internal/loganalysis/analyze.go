@@ -62,7 +62,22 @@ func Analyze(ctx context.Context, o Options) (*Report, error) {
 	if o.Read == nil {
 		o.Read = func(int64) {}
 	}
-	a := &analysis{o: o, seen: map[fileID]bool{}, since: math.MinInt64, until: math.MaxInt64}
+	if o.ClassesOnly && o.Since.IsZero() && o.Until.IsZero() {
+		return newAnalysis(o, false).count(ctx)
+	}
+	a := newAnalysis(o, canReadAgain(o.Sources))
+	r, err := a.run(ctx)
+	if errors.Is(err, logscan.ErrNotMapped) { // all of it again, by reading
+		for _, in := range a.inputs {
+			o.Read(-int64(in.bytes.Load()))
+		}
+		r, err = newAnalysis(o, false).run(ctx)
+	}
+	return r, err
+}
+
+func newAnalysis(o Options, mapped bool) *analysis {
+	a := &analysis{o: o, mapped: mapped, seen: map[fileID]bool{}, since: math.MinInt64, until: math.MaxInt64}
 	if !o.Since.IsZero() {
 		a.since = o.Since.UnixNano()
 	}
@@ -77,22 +92,29 @@ func Analyze(ctx context.Context, o Options) (*Report, error) {
 		}
 		a.inputs = append(a.inputs, in)
 	}
-	if o.ClassesOnly && !a.filtered {
-		counts, err := a.count(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return a.report(&worker{a: a, counts: counts}), nil
-	}
-	workers := make([]*worker, o.Workers)
+	return a
+}
+
+// run reads everything. The error is that of ctx, or [logscan.ErrNotMapped].
+func (a *analysis) run(ctx context.Context) (*Report, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	workers := make([]*worker, a.o.Workers)
 	var wg sync.WaitGroup
 	for i := range workers {
 		w := newWorker(a)
 		workers[i] = w
-		wg.Go(func() { w.run(ctx) })
+		wg.Go(func() {
+			if err := logscan.Guard(func() error { return w.run(ctx) }); err != nil {
+				cancel(err)
+			}
+		})
 	}
 	wg.Wait()
-	if err := ctx.Err(); err != nil {
+	for _, in := range a.inputs {
+		in.close() // those that were given up
+	}
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	return a.report(workers...), nil
@@ -101,6 +123,7 @@ func Analyze(ctx context.Context, o Options) (*Report, error) {
 // analysis is one run.
 type analysis struct {
 	o            Options
+	mapped       bool // files are looked at in memory
 	filtered     bool
 	since, until int64
 
@@ -153,7 +176,8 @@ func (a *analysis) done(in *input, err error) {
 }
 
 // count counts the classes of one input after the other, each by all workers.
-func (a *analysis) count(ctx context.Context) (total logscan.Counts, err error) {
+func (a *analysis) count(ctx context.Context) (*Report, error) {
+	var total logscan.Counts
 	add := func(in *input, c logscan.Counts) {
 		in.lines.Add(c.Lines)
 		total.Add(c)
@@ -182,10 +206,10 @@ func (a *analysis) count(ctx context.Context) (total logscan.Counts, err error) 
 			in.close()
 		}
 		if err := ctx.Err(); err != nil {
-			return total, err
+			return nil, err
 		}
 	}
-	return total, nil
+	return a.report(&worker{counts: total}), nil
 }
 
 // worker reads shares and streams, and counts what it finds.
@@ -194,6 +218,8 @@ type worker struct {
 	parser parser
 	stream logscan.Stream
 	facts  facts
+	window logscan.Window
+	buf    []byte
 
 	in      *input
 	from    int64 // of the share
@@ -231,9 +257,9 @@ func newWorker(a *analysis) *worker {
 	return w
 }
 
-// run reads what there is until nothing is left.
-func (w *worker) run(ctx context.Context) {
-	buf := make([]byte, logscan.ChunkSize)
+// run reads what there is until nothing is left. The error is [logscan.ErrNotMapped].
+func (w *worker) run(ctx context.Context) error {
+	defer w.window.Close()
 	for ctx.Err() == nil {
 		in, from, ok := w.a.take()
 		if !ok {
@@ -250,11 +276,31 @@ func (w *worker) run(ctx context.Context) {
 			in.err = in.stream(ctx, w.a.o.Stdin, func(b []byte) { _, _ = w.Write(b) })
 			w.stream.Finish(w.line)
 		} else {
-			w.a.done(in, w.share(ctx, logscan.ReadView(in.file, buf), from))
+			err := w.share(ctx, w.view(), from)
+			if errors.Is(err, logscan.ErrNotMapped) {
+				return err
+			}
+			w.a.done(in, err)
 		}
 		in.lines.Add(w.counts.Lines - before)
 	}
 	w.flush()
+	return nil
+}
+
+// view returns the worker's way to its input's bytes.
+func (w *worker) view() logscan.View {
+	if w.a.mapped {
+		if w.window.File != w.in.file {
+			w.window.Close()
+			w.window.File, w.window.Size = w.in.file, w.in.size
+		}
+		return w.window.View
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, logscan.ChunkSize)
+	}
+	return logscan.ReadView(w.in.file, w.buf)
 }
 
 // share reads the lines that begin in a share of a file. Where lines are chosen

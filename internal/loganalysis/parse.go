@@ -71,6 +71,9 @@ type parser struct {
 	minute    [len("2006-01-02T15:04")]byte
 	minuteAt  int64 // Unix nanoseconds of that minute
 	plain     []byte
+	layouts   [4]*layout // of JSON lines, the last one used first
+	times     [3][]byte  // a JSON line's fields timestamp, time and ts
+	pending   []pendingValue
 }
 
 // parse fills f with what the line says, and counts the durations in it.
@@ -101,21 +104,144 @@ func (p *parser) key(name []byte) *key {
 	return k
 }
 
-// object reads a JSON object in one pass, as far as it is whole. As in
-// [logscan.LevelOf], a name's first value in the outermost object counts.
+// object reads a JSON object. As in [logscan.LevelOf], a name's first value in
+// the outermost object counts.
 func (p *parser) object(b []byte, f *facts) {
-	var times [roleTS + 1][]byte
-	levelSeen := false
-	depth, wantKey, fields := 0, false, false
-	defer func() {
-		for _, v := range times[roleTimestamp:] {
-			if v != nil {
-				f.at = p.time(v)
-				break
-			}
+	for i, l := range p.layouts {
+		if l != nil && p.follow(l, b, f) {
+			p.layouts[0], p.layouts[i] = l, p.layouts[0]
+			break
 		}
-	}()
+	}
+	if !f.escaped {
+		p.learn(b, f)
+	}
+	for i := range p.times {
+		if p.times[i] != nil {
+			f.at = p.time(p.times[i])
+			break
+		}
+	}
+}
+
+// layout is how a JSON line is built: the bytes before each value, and those
+// behind the last. Most lines of a program are built alike, and following a
+// layout costs a third of reading the line as if nothing were known of it.
+type layout struct {
+	slots []slot
+	tail  []byte
+}
+
+// slot is a value's place in a layout.
+type slot struct {
+	before   []byte
+	quoted   bool
+	role     role // noRole where the value does not matter
+	unit     float64
+	duration *duration
+}
+
+// follow fills f from a line that is built exactly so. It reports whether the
+// line is; if not, f is as before.
+func (p *parser) follow(l *layout, b []byte, f *facts) bool {
+	p.times = [3][]byte{}
+	p.pending = p.pending[:0]
+	at := 0
+	for i := range l.slots {
+		s := &l.slots[i]
+		if len(b)-at < len(s.before) || string(b[at:at+len(s.before)]) != string(s.before) {
+			return p.astray(f)
+		}
+		at += len(s.before)
+		end := at
+		if s.quoted {
+			n := bytes.IndexByte(b[at:], '"')
+			if n > 0 && b[at+n-1] == '\\' {
+				n = quoteEnd(b, at) - at
+			}
+			if n < 0 {
+				return p.astray(f)
+			}
+			end += n
+		} else if end = wordEnd(b, at); end < 0 || end == at {
+			return p.astray(f)
+		}
+		if s.role != noRole {
+			p.take(s, b[at:end], f)
+		}
+		at = end
+	}
+	if string(b[at:]) != string(l.tail) {
+		return p.astray(f)
+	}
+	for i := range p.pending {
+		p.pending[i].duration.observe(p.pending[i].value, p.pending[i].unit)
+	}
 	f.escaped = true
+	return true
+}
+
+func (p *parser) astray(f *facts) bool {
+	*f = facts{at: noTime}
+	return false
+}
+
+// pendingValue is a duration that counts once the line is known to be read.
+type pendingValue struct {
+	duration *duration
+	value    []byte
+	unit     float64
+}
+
+// take notes the value of a slot.
+func (p *parser) take(s *slot, v []byte, f *facts) {
+	switch s.role {
+	case roleDuration:
+		p.pending = append(p.pending, pendingValue{s.duration, v, s.unit})
+	case roleTimestamp, roleTime, roleTS:
+		p.times[s.role-roleTimestamp] = v
+	case roleLevel:
+		f.level = logscan.ParseLevel(v)
+	case roleTarget:
+		f.target = v
+	case roleMessage:
+		f.message = v
+	case roleDetail:
+		f.detail = v
+	}
+}
+
+// learn reads a JSON object in one pass, as far as it is whole, and remembers
+// its layout in the place of the one that was used least recently.
+func (p *parser) learn(b []byte, f *facts) {
+	p.times = [3][]byte{}
+	p.pending = p.pending[:0]
+	f.escaped = true
+	last := len(p.layouts) - 1
+	l := p.layouts[last]
+	if l == nil {
+		l = &layout{}
+	}
+	copy(p.layouts[1:], p.layouts[:last])
+	p.layouts[0] = nil // until it is known
+	whole := p.read(b, f, l)
+	for i := range p.pending {
+		p.pending[i].duration.observe(p.pending[i].value, p.pending[i].unit)
+	}
+	if whole {
+		p.layouts[0] = l
+	}
+}
+
+// maxSlots bounds the size of a layout.
+const maxSlots = 64
+
+// read is learn's pass. It reports whether l is the layout of the whole line.
+func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
+	slots := l.slots[:cap(l.slots)] // their texts are used again
+	n, behind := 0, 0
+	var seen uint // roles, by bit
+	depth, wantKey, fields := 0, false, false
 	for i := 0; i < len(b); {
 		switch b[i] {
 		case '{', '[':
@@ -130,7 +256,7 @@ func (p *parser) object(b []byte, f *facts) {
 		case '"':
 			end := quoteEnd(b, i+1)
 			if end < 0 {
-				return
+				return false
 			}
 			name := b[i+1 : end]
 			i = end + 1
@@ -144,73 +270,79 @@ func (p *parser) object(b []byte, f *facts) {
 			}
 			at = skipSpace(b, at+1)
 			if at == len(b) {
-				return
+				return false
 			}
 			k := p.key(name)
 			if b[at] == '{' || b[at] == '[' {
-				if depth == 1 && k.role == roleFields {
-					fields = true
-				}
+				fields = fields || depth == 1 && k.role == roleFields && b[at] == '{'
 				i = at
 				continue
 			}
-			v, next := scalar(b, at)
-			if next < 0 {
-				if k.role == roleMessage { // of a line longer than what is looked at
-					f.message = b[min(at+1, len(b)):]
-				}
-				return
-			}
-			i = next
+			s := slot{role: k.role, unit: k.unit, duration: k.duration, quoted: b[at] == '"'}
 			switch k.role {
-			case noRole, roleFields:
-			case roleDuration:
-				k.duration.observe(v, k.unit)
-			case roleTimestamp, roleTime, roleTS:
-				if depth == 1 && times[k.role] == nil {
-					times[k.role] = v
+			case roleFields:
+				s.role = noRole
+			case roleTimestamp, roleTime, roleTS, roleLevel, roleTarget:
+				if depth != 1 {
+					s.role = noRole
 				}
-			case roleLevel:
-				if depth == 1 && !levelSeen {
-					levelSeen = true
-					f.level = logscan.ParseLevel(v)
+			case roleMessage, roleDetail:
+				if depth != 1 && !(depth == 2 && fields) {
+					s.role = noRole
 				}
-			case roleTarget:
-				if depth == 1 && f.target == nil {
-					f.target = v
+			}
+			if s.role != noRole && s.role != roleDuration {
+				if seen&(1<<s.role) != 0 {
+					s.role = noRole
 				}
-			case roleMessage:
-				if (depth == 1 || depth == 2 && fields) && f.message == nil {
-					f.message = v
+				seen |= 1 << s.role
+			}
+			if s.quoted {
+				at++
+				end = quoteEnd(b, at)
+			} else {
+				end = wordEnd(b, at)
+			}
+			if end < 0 {
+				if s.role == roleMessage && s.quoted { // of a line longer than what is looked at
+					f.message = b[at:]
 				}
-			case roleDetail:
-				if (depth == 1 || depth == 2 && fields) && f.detail == nil {
-					f.detail = v
+				return false
+			}
+			p.take(&s, b[at:end], f)
+			if n < maxSlots {
+				if n == len(slots) {
+					slots = append(slots, slot{})
 				}
+				s.before = append(slots[n].before[:0], b[behind:at]...)
+				slots[n] = s
+			}
+			n++
+			behind = end
+			if i = end; s.quoted {
+				i++
 			}
 			continue
 		}
 		i++
 	}
+	if n <= len(slots) {
+		l.slots = slots[:n]
+		l.tail = append(l.tail[:0], b[behind:]...)
+	}
+	return depth == 0 && n > 0 && n <= maxSlots
 }
 
-// scalar returns the text of the string, number or word at i and the index
-// behind it, or -1 if it does not end.
-func scalar(b []byte, i int) (v []byte, next int) {
-	if b[i] == '"' {
-		end := quoteEnd(b, i+1)
-		if end < 0 {
-			return nil, -1
-		}
-		return b[i+1 : end], end + 1
-	}
-	for end := i; end < len(b); end++ {
-		switch b[end] {
+// wordEnd returns the index behind the number or word at i, or -1 if nothing
+// ends it.
+func wordEnd(b []byte, i int) int {
+	for ; i < len(b); i++ {
+		switch b[i] {
 		case ',', '}', ' ', '\t', '\r':
-			return b[i:end], end
+			return i
 		}
 	}
-	return nil, -1
+	return -1
 }
 
 // quoteEnd returns the index of the quote that ends the string at i, or -1.

@@ -75,6 +75,9 @@ func Size(sources []Source) (sum int64) {
 	return sum
 }
 
+// canReadAgain reports whether every source can be read a second time.
+func canReadAgain(sources []Source) bool { return Size(sources) >= 0 }
+
 // input is one log that is read.
 type input struct {
 	path     string

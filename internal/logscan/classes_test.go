@@ -195,7 +195,7 @@ func TestCountShrinking(t *testing.T) {
 	if err := f.Truncate(1 << 20); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := countMapped(context.Background(), f, 9<<20, 2); !errors.Is(err, errNotMapped) {
+	if _, err := countMapped(context.Background(), f, 9<<20, 2); !errors.Is(err, ErrNotMapped) {
 		t.Errorf("%v", err)
 	}
 	c, err := CountFile(context.Background(), f, 2)

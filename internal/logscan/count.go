@@ -74,9 +74,8 @@ func Count(ctx context.Context, r io.ReaderAt, size int64, workers int) (Counts,
 }
 
 // CountFile counts the lines of a regular file with a number of workers side by
-// side. It looks at the file where the system has it in memory, one share at a
-// time, which spares a copy; if that cannot be, or the file becomes shorter
-// meanwhile, it is counted by [Count].
+// side, through a [Window] each; if that cannot be, or the file becomes shorter
+// meanwhile, by [Count].
 func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -86,7 +85,7 @@ func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
 		return Counts{}, fmt.Errorf("%s: %w", f.Name(), errNotRegular)
 	}
 	total, err := countMapped(ctx, f, info.Size(), workers)
-	if errors.Is(err, errNotMapped) {
+	if errors.Is(err, ErrNotMapped) {
 		return Count(ctx, f, info.Size(), workers)
 	}
 	return total, err
@@ -94,8 +93,8 @@ func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
 
 func countMapped(ctx context.Context, f *os.File, size int64, workers int) (Counts, error) {
 	return count(ctx, size, workers, func() (View, func()) {
-		w := &window{file: f, size: size}
-		return w.view, w.close
+		w := &Window{File: f, Size: size}
+		return w.View, w.Close
 	})
 }
 
@@ -114,7 +113,7 @@ func count(ctx context.Context, size int64, workers int, newView func() (View, f
 			view, end := newView()
 			defer end()
 			c := &Counter{}
-			err := guard(func() error {
+			err := Guard(func() error {
 				for {
 					from := next.Add(ShareSize) - ShareSize
 					if from >= size {

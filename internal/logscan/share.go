@@ -105,49 +105,55 @@ func endOf(err error) error {
 	return err
 }
 
-// window is a view of a file where the system has it in memory, mapped a share
-// at a time: what is mapped counts as the process' own memory.
-type window struct {
-	file *os.File
-	size int64
+// ErrNotMapped says that a file cannot be looked at in memory, or no longer.
+var ErrNotMapped = errors.New("the file cannot be mapped")
+
+// Window looks at a file where the system has it in memory, which spares a copy.
+// It maps a little of it at a time, since what is mapped counts as the process'
+// own memory. Use it inside [Guard] only.
+type Window struct {
+	File *os.File
+	Size int64
+
 	at   int64
 	data []byte
 }
 
-// errNotMapped says that a file cannot be looked at in memory.
-var errNotMapped = errors.New("the file cannot be mapped")
+// windowSize is what is mapped at once: a chunk that begins anywhere fits.
+const windowSize = 4 * ChunkSize
 
-func (w *window) view(at int64, n int) ([]byte, error) {
+// View is a [View].
+func (w *Window) View(at int64, n int) ([]byte, error) {
 	if at < w.at || at+int64(n) > w.at+int64(len(w.data)) {
-		w.close()
+		w.Close()
 		from := at &^ int64(os.Getpagesize()-1)
-		length := min(w.size-from, int64(ShareSize+2*os.Getpagesize()))
-		data, err := syscall.Mmap(int(w.file.Fd()), from, int(length), syscall.PROT_READ, syscall.MAP_SHARED)
+		data, err := syscall.Mmap(int(w.File.Fd()), from, int(min(w.Size-from, windowSize)), syscall.PROT_READ, syscall.MAP_SHARED)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errNotMapped, err)
+			return nil, fmt.Errorf("%w: %w", ErrNotMapped, err)
 		}
 		w.at, w.data = from, data
 	}
 	return w.data[at-w.at:][:n], nil
 }
 
-func (w *window) close() {
+// Close ends the looking.
+func (w *Window) Close() {
 	if w.data != nil {
 		_ = syscall.Munmap(w.data)
 		w.data = nil
 	}
 }
 
-// guard runs f. Touching a page that is no longer in its file is an error
-// there, not the end of the process.
-func guard(f func() error) (err error) {
+// Guard runs f. Touching a page that is no longer in its file is
+// [ErrNotMapped] there, not the end of the process.
+func Guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			if _, fault := p.(interface{ Addr() uintptr }); !fault {
 				panic(p)
 			}
-			err = fmt.Errorf("%w: it became shorter while it was read", errNotMapped)
+			err = fmt.Errorf("%w: it became shorter while it was read", ErrNotMapped)
 		}
 	}()
 	return f()
