@@ -68,10 +68,12 @@ func Analyze(ctx context.Context, o Options) (*Report, error) {
 	a := newAnalysis(o, canReadAgain(o.Sources))
 	r, err := a.run(ctx)
 	if errors.Is(err, logscan.ErrNotMapped) { // all of it again, by reading
-		for _, in := range a.inputs {
+		again := newAnalysis(o, false)
+		for i, in := range a.inputs {
+			again.inputs[i].before = in.size
 			o.Read(-int64(in.bytes.Load()))
 		}
-		r, err = newAnalysis(o, false).run(ctx)
+		r, err = again.run(ctx)
 	}
 	return r, err
 }

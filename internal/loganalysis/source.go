@@ -86,6 +86,7 @@ type input struct {
 
 	file     *os.File // of a file that is read in shares
 	size     int64
+	before   int64 // its size when it was tried to be read before
 	modified int64 // Unix nanoseconds
 	next     int64 // where the next share begins
 	pending  int   // shares that are being read
@@ -94,7 +95,6 @@ type input struct {
 	lines, bytes atomic.Uint64
 	err          error  // why it was not read, or not to its end
 	left         string // why it was left out
-	read         bool   // at least in part
 }
 
 // isStream reports whether the input can only be read from its beginning to its end.
@@ -190,7 +190,6 @@ func (in *input) open(seen map[fileID]bool) {
 	} else if info, err = f.Stat(); err != nil {
 		in.err = err
 	} else {
-		in.read = true
 		in.modified = info.ModTime().UnixNano()
 		if compression(head[:n]) == "" {
 			in.file, in.size = f, info.Size()
@@ -206,8 +205,10 @@ func (in *input) close() {
 		return
 	}
 	in.closed = true
-	if info, err := in.file.Stat(); err == nil && info.Size() < in.size && in.err == nil {
-		in.err = fmt.Errorf("%s became shorter while it was read: from %d to %d bytes", in.path, in.size, info.Size())
+	if size := max(in.size, in.before); in.err == nil {
+		if info, err := in.file.Stat(); err == nil && info.Size() < size {
+			in.err = fmt.Errorf("%s became shorter while it was read: from %d to %d bytes", in.path, size, info.Size())
+		}
 	}
 	in.file.Close()
 }
@@ -239,7 +240,6 @@ func (in *input) stream(ctx context.Context, stdin io.Reader, each func([]byte))
 		in.left = leftReport
 		return nil
 	}
-	in.read = true
 	plain, end, err := decompress(compression(head), b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", in.path, err)
