@@ -207,7 +207,7 @@ func (e *env) logInputs(r *loganalysis.Report) {
 	}
 	e.printf("\n")
 	if r.Undated > 0 && !(r.First == nil && r.Levels == nil) {
-		e.printf("%s no time of their own\n", plural(r.Undated, "line has", "lines have"))
+		e.printf("%s\n", plural(r.Undated, "line has no time of its own", "lines have no time of their own"))
 	}
 	if bounds := logBounds(r); bounds != "" {
 		e.printf("%s: %s left out\n", bounds, plural(r.Outside, "line is", "lines are"))
@@ -217,12 +217,21 @@ func (e *env) logInputs(r *loganalysis.Report) {
 			e.printf("%s %s\n", e.coloured(opstate.Unknown, "Not read:"), i.Problem)
 		}
 	}
+	shown := 0
 	for _, i := range r.Inputs {
-		if i.LeftOut != "" {
-			e.printf("Left out: %s: %s\n", i.Path, i.LeftOut)
+		if i.LeftOut == "" {
+			continue
 		}
+		if shown++; shown > maxLeftShown {
+			e.printf("Left out: %d more; -o json names them\n", left-maxLeftShown)
+			return
+		}
+		e.printf("Left out: %s: %s\n", i.Path, i.LeftOut)
 	}
 }
+
+// maxLeftShown is how many logs that were left out are named.
+const maxLeftShown = 10
 
 func logBounds(r *loganalysis.Report) string {
 	var parts []string

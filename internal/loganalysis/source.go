@@ -22,7 +22,7 @@ import (
 )
 
 // Stdin is the path that stands for the standard input.
-const Stdin = "-"
+const Stdin = "/dev/stdin"
 
 // Source is a log that is to be read.
 type Source struct {
