@@ -105,8 +105,11 @@ type Mark struct {
 func Analyse(ctx context.Context, o Options, now observe.Snapshot) (*Report, error) {
 	rep := &Report{Generated: o.Now, Until: o.Now.Add(o.Horizon), HorizonDays: o.Horizon.Hours() / 24, Growth: o.Growth,
 		Resources: []Resource{}, NotLookedAt: []NotLookedAt{}}
+	err := o.describe(ctx, rep)
+	if err != nil {
+		return nil, err
+	}
 	var own opstate.Capacity
-	var err error
 	if o.Prometheus == nil {
 		if own, err = ownHistory(o.StateDir); err != nil {
 			return nil, err
@@ -135,9 +138,6 @@ func Analyse(ctx context.Context, o Options, now observe.Snapshot) (*Report, err
 	}
 	for _, r := range rep.Resources {
 		rep.HistoryDays = max(rep.HistoryDays, r.Trend.Days)
-	}
-	if err := o.describe(ctx, rep); err != nil {
-		return nil, err
 	}
 	rep.Verdict = verdict(rep)
 	return rep, nil

@@ -95,32 +95,29 @@ func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector
 	return tracks, leftOut, nil
 }
 
-// byDay returns the median, or the mean, of each day with enough values.
+// byDay returns the median, or the mean, of each day with enough values, at the
+// middle of their times.
 func byDay(values []model.SamplePair, enough int, mean bool) []Point {
 	var points []Point
-	var at time.Time
-	var of []float64
-	flush := func() {
+	for from := 0; from < len(values); {
+		to, today := from, values[from].Timestamp.Time().UTC().Truncate(day)
+		var of []float64
+		for ; to < len(values) && values[to].Timestamp.Time().UTC().Truncate(day).Equal(today); to++ {
+			of = append(of, float64(values[to].Value))
+		}
 		if len(of) >= max(1, enough) {
-			v := median(of)
+			first, last := values[from].Timestamp.Time(), values[to-1].Timestamp.Time()
+			p := Point{first.Add(last.Sub(first) / 2).UTC(), median(of)}
 			if mean {
-				v = 0
+				p.Value = 0
 				for _, x := range of {
-					v += x / float64(len(of))
+					p.Value += x / float64(len(of))
 				}
 			}
-			points = append(points, Point{at, v})
+			points = append(points, p)
 		}
-		of = of[:0]
+		from = to
 	}
-	for _, v := range values {
-		if d := v.Timestamp.Time().UTC().Truncate(day); !d.Equal(at) {
-			flush()
-			at = d
-		}
-		of = append(of, float64(v.Value))
-	}
-	flush()
 	return points
 }
 
