@@ -38,6 +38,10 @@ type Mail struct {
 // relay refuses keeps it from nobody else, and the error names it. Without a
 // relay the error is [ErrNotConfigured].
 func SendMail(ctx context.Context, cfg config.SMTP, m Mail) error {
+	return send(ctx, cfg, m, implicitTLS(cfg.Smarthost))
+}
+
+func send(ctx context.Context, cfg config.SMTP, m Mail, implicitTLS bool) error {
 	if cfg.Smarthost == "" {
 		return fmt.Errorf("notify.smtp.smarthost: %w", ErrNotConfigured)
 	}
@@ -56,7 +60,7 @@ func SendMail(ctx context.Context, cfg config.SMTP, m Mail) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, mailTimeout)
 	defer cancel()
-	dial := &dialer{implicitTLS: implicitTLS(cfg.Smarthost), addr: cfg.Smarthost}
+	dial := &dialer{implicitTLS: implicitTLS, addr: cfg.Smarthost}
 	defer context.AfterFunc(ctx, dial.close)()
 	defer dial.close()
 	c, err := relay(cfg, dial)
