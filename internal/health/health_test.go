@@ -131,22 +131,23 @@ func TestFaults(t *testing.T) {
 		if err := s.Inject(c.fault); err != nil {
 			t.Fatal(err)
 		}
-		r := run(t, cfg)
 		name, _, _ := strings.Cut(c.want, " ")
-		got := r.Component(name)
-		if describe(got) != c.want || !strings.Contains(strings.Join(got.Why, "\n"), c.why) {
-			t.Errorf("%s: got %q because %q, want %q because %q", c.fault, describe(got), got.Why, c.want, c.why)
-		}
-		if r.Verdict != got.Verdict {
-			t.Errorf("%s: the whole is %s", c.fault, r.Verdict)
-		}
-		found := false
-		for _, a := range r.Alerts(nil, r.Started) {
-			found = found || a.Labels["alertname"] == c.alert
-		}
-		if !found {
-			t.Errorf("%s: no alert %s", c.fault, c.alert)
-		}
+		e2e.Await(t, c.fault+" shows", func() error { // values change once a second
+			r := run(t, cfg)
+			got := r.Component(name)
+			if describe(got) != c.want || !strings.Contains(strings.Join(got.Why, "\n"), c.why) {
+				return fmt.Errorf("got %q because %q, want %q because %q", describe(got), got.Why, c.want, c.why)
+			}
+			if r.Verdict != got.Verdict {
+				return fmt.Errorf("the whole is %s", r.Verdict)
+			}
+			for _, a := range r.Alerts(nil, r.Started) {
+				if a.Labels["alertname"] == c.alert {
+					return nil
+				}
+			}
+			return fmt.Errorf("no alert %s", c.alert)
+		})
 		if err := s.Lift(c.fault); err != nil {
 			t.Fatal(err)
 		}
