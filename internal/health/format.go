@@ -21,7 +21,7 @@ func Format(v float64, unit string) string {
 	case "seconds":
 		return duration(v)
 	case "bytes":
-		return bytes(v)
+		return byteSize(v)
 	case "celsius":
 		return number(v) + " °C"
 	}
@@ -54,7 +54,7 @@ func duration(seconds float64) string {
 	return fmt.Sprintf("%.1f days", d.Hours()/24)
 }
 
-func bytes(v float64) string {
+func byteSize(v float64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	i := 0
 	for ; math.Abs(v) >= 1024 && i < len(units)-1; i++ {

@@ -211,3 +211,6 @@ func subject(labels map[string]string) string {
 	}
 	return strings.Join(values, ", ")
 }
+
+// Subject is what a check is of, where there are several: a path, a model.
+func Subject(k Check) string { return subject(k.Labels) }
