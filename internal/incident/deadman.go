@@ -4,6 +4,7 @@
 package incident
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -150,6 +151,9 @@ func (d *deadMan) tell(ctx context.Context) {
 			from = d.started
 		}
 		silent := d.now().Sub(from) >= d.silence
+		if !told.IsZero() { // told already: only a sign of life since is news
+			silent = !last.After(told)
+		}
 		if silent == !told.IsZero() || time.Since(d.tried[source]) < d.retry() {
 			continue
 		}
@@ -169,8 +173,12 @@ func (d *deadMan) tellOf(ctx context.Context, source string, silent bool, last, 
 		m = d.lost(source, last)
 	}
 	d.logger.Error(m.Subject)
-	if err := notify.SendMail(ctx, d.cfg.Notify.SMTP, m); err != nil {
-		return err
+	reached, err := mailEach(ctx, d.cfg.Notify.SMTP, d.cfg.Notify.SMTP.To, m)
+	if len(reached) == 0 {
+		return cmp.Or(err, fmt.Errorf("notify.smtp: %w", notify.ErrNotConfigured))
+	}
+	if err != nil {
+		d.logger.Warn("Not everyone was reached", "err", err)
 	}
 	delete(d.tried, source) // what comes next is another message
 	return opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -283,19 +284,22 @@ func (l *Listener) round(ctx context.Context) error {
 	return l.closeQuiet(ctx)
 }
 
-// ours are the open incidents that the listener has opened, with what is known
-// of them, the most urgent first.
-func (l *Listener) ours() ([]opstate.Incident, map[string]episode, error) {
+// open are the open incidents with what is known of them, the most urgent first.
+func (l *Listener) open() ([]opstate.Incident, map[string]episode, error) {
 	index, err := l.store.Index()
 	if err != nil {
 		return nil, nil, err
 	}
-	open := slices.DeleteFunc(index.Open, func(in opstate.Incident) bool { return in.GroupKey == "" })
+	open := index.Open
 	slices.SortFunc(open, func(a, b opstate.Incident) int {
 		return cmp.Or(cmp.Compare(a.Priority, b.Priority), a.Opened.Compare(b.Opened), cmp.Compare(a.ID, b.ID))
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	maps.DeleteFunc(l.receiver.episodes, func(id string, _ *episode) bool { // long closed
+		is := func(in opstate.Incident) bool { return in.ID == id }
+		return !slices.ContainsFunc(open, is) && !slices.ContainsFunc(index.Closed, is)
+	})
 	known := map[string]episode{}
 	for _, in := range open {
 		if e, err := l.receiver.episode(in.ID); err == nil {
@@ -306,7 +310,7 @@ func (l *Listener) ours() ([]opstate.Incident, map[string]episode, error) {
 }
 
 func (l *Listener) closeQuiet(ctx context.Context) error {
-	open, known, err := l.ours()
+	open, known, err := l.open()
 	if err != nil {
 		return err
 	}
@@ -396,7 +400,7 @@ const (
 
 // next returns what has to be done next. What was just tried is left alone for a while.
 func (l *Listener) next(tried map[string]time.Time) (opstate.Incident, duty) {
-	open, known, err := l.ours()
+	open, known, err := l.open()
 	if err != nil {
 		return opstate.Incident{}, nothing // the next round says so
 	}
@@ -412,12 +416,13 @@ func (l *Listener) next(tried map[string]time.Time) (opstate.Incident, duty) {
 			continue
 		}
 		plan := PlanOf(in.Priority, l.set)
-		due := plan.EscalateAt(in.Opened.Local())
-		if e.cured { // it may close by itself
-			due = due.Add(plan.Response)
+		due, byHand := plan.EscalateAt(in.Opened), in.GroupKey == ""
+		// A cured one may close by itself; who opened one by hand escalates it first.
+		if later := in.Opened.Add(plan.Response); (e.cured || byHand) && later.After(due) {
+			due = later
 		}
 		switch {
-		case !e.evidence:
+		case !e.evidence && !byHand:
 			return in, response
 		case !e.escalated && !now.Before(due):
 			return in, escalate

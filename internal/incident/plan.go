@@ -70,8 +70,10 @@ func PlanOf(p opstate.Priority, set thresholds.Set) Plan {
 	panic("incident: no plan for " + string(p))
 }
 
-// nextBusinessDay returns the beginning of the next day from Monday to Friday.
+// nextBusinessDay returns the beginning of the next day from Monday to Friday,
+// in local time.
 func nextBusinessDay(t time.Time) time.Time {
+	t = t.Local()
 	for day := 1; ; day++ {
 		d := time.Date(t.Year(), t.Month(), t.Day()+day, businessDayStart, 0, 0, 0, t.Location())
 		if w := d.Weekday(); w != time.Saturday && w != time.Sunday {

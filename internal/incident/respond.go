@@ -46,6 +46,20 @@ type Outcome struct {
 	Escalated string `json:"escalated,omitempty"`
 	// EscalationError says why that did not work.
 	EscalationError string `json:"escalation_error,omitempty"`
+
+	nobody bool // there is nobody configured to hand on to
+}
+
+// Verdict is failing when what was tried did not work, and a warning when
+// evidence is missing or nobody could be told.
+func (o Outcome) Verdict() opstate.Verdict {
+	switch {
+	case o.ActionError != "", o.EscalationError != "" && !o.nobody, o.After != nil && !o.After.Well:
+		return opstate.Failing
+	case o.nobody, !o.Evidence.Complete():
+		return opstate.Warning
+	}
+	return opstate.Well
 }
 
 // Cured reports whether a restart was done and all is well since.
@@ -69,7 +83,7 @@ func (r Responder) Respond(ctx context.Context, in opstate.Incident, shared *Sha
 		to, err := r.Escalate(ctx, in)
 		o.Escalated = to
 		if err != nil {
-			o.EscalationError = err.Error()
+			o.EscalationError, o.nobody = err.Error(), errors.Is(err, errNobody)
 		}
 	}
 	return o, ctx.Err()
@@ -111,6 +125,10 @@ func (r Responder) act(ctx context.Context, id string, o *Outcome) error {
 	component, target := Restartable(r.Config, o.Evidence.Health)
 	if component == "" {
 		return nil
+	}
+	// The evidence may be some time old.
+	if CheckHealth(ctx, r.Config, r.Now, []string{component}).Well {
+		return r.note(ctx, id, KindNote, component+" is up again; it was not restarted")
 	}
 	err := r.Store.claim(ctx, id, target, r.By, r.Now())
 	if errors.Is(err, errActed) {
@@ -159,6 +177,9 @@ func (r Responder) lookAgain(ctx context.Context, id string, names []string, o *
 // escalationLasts is how long an escalation stands in Alertmanager if nobody closes the incident.
 const escalationLasts = 24 * time.Hour
 
+// errNobody says that an incident cannot be handed on.
+var errNobody = errors.New("there is nobody to hand on to: configure notify.alertmanager, or notify.smtp and incident.escalation")
+
 // Escalate hands an incident on, by Alertmanager and by mail, as far as they
 // are configured. It returns to whom, and notes it. When neither way works the
 // error says so, and it may be tried again.
@@ -177,28 +198,25 @@ func (r Responder) Escalate(ctx context.Context, in opstate.Incident) (to string
 		recipients = r.Config.Notify.SMTP.To
 	}
 	if len(recipients) > 0 {
-		switch err := notify.SendMail(ctx, r.Config.Notify.SMTP, r.mail(in, recipients)); {
-		case err == nil:
-			reached = append(reached, strings.Join(recipients, ", "))
-		default:
-			errs = append(errs, err)
-		}
+		mailed, err := mailEach(ctx, r.Config.Notify.SMTP, recipients, r.mail(in))
+		reached, errs = append(reached, mailed...), append(errs, err)
 	}
 	to, err = strings.Join(reached, ", "), errors.Join(errs...)
 	if ctx.Err() != nil {
 		return to, ctx.Err()
 	}
-	text := "handed on to " + to
-	switch {
-	case to == "" && err != nil:
+	if to == "" && err != nil {
 		return "", errors.Join(err, r.note(ctx, in.ID, KindNote, "could not be handed on: "+oneLine(err.Error())))
-	case to == "":
-		text = "there is nobody to hand on to: configure notify.alertmanager, or notify.smtp and incident.escalation"
-		err = errors.New(text)
-	case err != nil:
-		text += "; not otherwise: " + oneLine(err.Error())
 	}
-	return to, errors.Join(err, r.note(ctx, in.ID, KindEscalated, text))
+	done := to != ""
+	e := Entry{At: now, Kind: KindEscalated, By: r.By, Well: &done, Text: "handed on to " + to}
+	switch {
+	case !done:
+		err, e.Text = errNobody, errNobody.Error()
+	case err != nil:
+		e.Text += "; not otherwise: " + oneLine(err.Error())
+	}
+	return to, errors.Join(err, r.Store.Append(ctx, in.ID, e))
 }
 
 // Resolve takes an incident's escalation back, where there was one.
@@ -227,7 +245,22 @@ func escalation(in opstate.Incident, from, until time.Time) notify.Alert {
 	}
 }
 
-func (r Responder) mail(in opstate.Incident, to []string) notify.Mail {
+// mailEach mails each recipient by itself, so that one who is refused keeps it
+// from nobody else, and returns who was reached.
+func mailEach(ctx context.Context, cfg config.SMTP, to []string, m notify.Mail) (reached []string, err error) {
+	var errs []error
+	for _, address := range to {
+		m.To = []string{address}
+		if err := notify.SendMail(ctx, cfg, m); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		reached = append(reached, address)
+	}
+	return reached, errors.Join(errs...)
+}
+
+func (r Responder) mail(in opstate.Incident) notify.Mail {
 	var b bytes.Buffer
 	plan := PlanOf(in.Priority, r.Thresholds)
 	fmt.Fprintf(&b, "%s %s (%s)\n%s\n\nOpened %s on %s. Response time %s, escalation: %s.\n", in.ID, in.Priority, plan.Means, in.Title,
@@ -244,7 +277,7 @@ func (r Responder) mail(in opstate.Incident, to []string) notify.Mail {
 		_ = t.Flush()
 	}
 	fmt.Fprintf(&b, "\nEvidence: %s\n", r.Store.Evidence(in.ID))
-	return notify.Mail{Subject: cut(fmt.Sprintf("[niodoo] %s %s: %s", in.Priority, in.ID, in.Title), 200), Text: b.String(), To: to}
+	return notify.Mail{Subject: cut(fmt.Sprintf("[niodoo] %s %s: %s", in.Priority, in.ID, in.Title), 200), Text: b.String()}
 }
 
 // mailedEntries is how many of a timeline's latest entries are mailed.

@@ -35,6 +35,8 @@ var idRE = regexp.MustCompile(`^INC-\d{8}-\d{6}(-\d{1,3})?$`)
 var (
 	// ErrUnknown says that there is no incident of an id.
 	ErrUnknown = errors.New("there is no such incident")
+	// ErrNotAnID says that a text is no incident's id.
+	ErrNotAnID = errors.New("is not the id of an incident, such as INC-20261124-020000")
 	// ErrClosed says that an incident is closed already.
 	ErrClosed = errors.New("closed already")
 )
@@ -173,7 +175,7 @@ func incidentOf(id string, opened Entry) opstate.Incident {
 // Timeline returns an incident's entries, open or closed.
 func (s Store) Timeline(id string) ([]Entry, error) {
 	if !idRE.MatchString(id) {
-		return nil, fmt.Errorf("%.100q is not the id of an incident, such as INC-20261124-020000", id)
+		return nil, fmt.Errorf("%.100q %w", id, ErrNotAnID)
 	}
 	entries, err := readTimeline(s.Path(id))
 	if errors.Is(err, fs.ErrNotExist) {

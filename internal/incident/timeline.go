@@ -40,7 +40,7 @@ type Entry struct {
 	Kind Kind      `json:"kind"`
 	By   string    `json:"by,omitempty"`
 	Text string    `json:"text"`
-	// Well tells of an action or of health whether it ended well.
+	// Well tells of an action, health or an escalation whether it ended well.
 	Well *bool `json:"well,omitempty"`
 	// Opening is with the kind opened.
 	Opening *Opening `json:"opening,omitempty"`
@@ -79,6 +79,7 @@ func encodeEntries(entries []Entry) ([]byte, error) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	for _, e := range entries {
+		e.At = e.At.UTC().Truncate(time.Millisecond)
 		if err := enc.Encode(e); err != nil {
 			return nil, err
 		}
