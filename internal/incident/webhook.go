@@ -21,12 +21,10 @@ import (
 // Message is the body of Alertmanager's webhook, version 4. Fields that it does
 // not name are ignored: newer versions add some.
 type Message struct {
-	Version           string            `json:"version"`
-	GroupKey          string            `json:"groupKey"`
-	GroupLabels       map[string]string `json:"groupLabels"`
-	CommonAnnotations map[string]string `json:"commonAnnotations"`
-	TruncatedAlerts   int               `json:"truncatedAlerts"`
-	Alerts            []MessageAlert    `json:"alerts"`
+	Version         string         `json:"version"`
+	GroupKey        string         `json:"groupKey"`
+	TruncatedAlerts int            `json:"truncatedAlerts"`
+	Alerts          []MessageAlert `json:"alerts"`
 }
 
 // MessageAlert is one alert of a message.
