@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"mime/quotedprintable"
 	"net"
 	"net/mail"
 	"sync"
@@ -23,7 +24,7 @@ type Mail struct {
 	From    string
 	To      []string
 	Subject string
-	Text    string // as it was sent, still encoded
+	Text    string
 }
 
 // Mailbox is a mail relay that keeps what it is given.
@@ -93,7 +94,7 @@ func (s *mailSession) Data(r io.Reader) error {
 	if s.mail.Subject, err = new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject")); err != nil {
 		return fmt.Errorf("the subject: %w", err)
 	}
-	body, err := io.ReadAll(msg.Body)
+	body, err := io.ReadAll(quotedprintable.NewReader(msg.Body))
 	if err != nil {
 		return err
 	}
