@@ -56,7 +56,7 @@ func write(t *testing.T, path, text string) {
 
 // machine is the part of a configuration about this machine that tests share.
 func machine(dir string) string {
-	return fmt.Sprintf("operations: {state_dir: %[1]s/state}\nlogs: {paths: ['%[1]s/logs/*.log']}\nbackup: {enabled: false}\n"+
+	return fmt.Sprintf("operations: {state_dir: '%[1]s/state'}\nlogs: {paths: ['%[1]s/logs/*.log']}\nbackup: {enabled: false}\n"+
 		"host: {config_files: ['%[1]s/config/*']}\nredis: {enabled: false}\n", dir)
 }
 

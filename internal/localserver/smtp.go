@@ -32,10 +32,11 @@ type Mailbox struct {
 	// Address is its HOST:PORT.
 	Address string
 
-	server *smtp.Server
-	ended  chan struct{}
-	mu     sync.Mutex
-	mails  []Mail
+	server   *smtp.Server
+	listener net.Listener
+	ended    chan struct{}
+	mu       sync.Mutex
+	mails    []Mail
 }
 
 // StartMailbox starts a relay on a free loopback port, without TLS or passwords.
@@ -44,7 +45,7 @@ func StartMailbox() (*Mailbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Mailbox{Address: l.Addr().String(), ended: make(chan struct{})}
+	b := &Mailbox{Address: l.Addr().String(), listener: l, ended: make(chan struct{})}
 	b.server = smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &mailSession{box: b}, nil }))
 	b.server.MaxMessageBytes = maxMail
 	go func() {
@@ -56,6 +57,7 @@ func StartMailbox() (*Mailbox, error) {
 
 // Stop stops the relay.
 func (b *Mailbox) Stop() {
+	b.listener.Close() // the server may not know it yet
 	_ = b.server.Close()
 	<-b.ended
 }
