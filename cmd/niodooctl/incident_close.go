@@ -53,7 +53,7 @@ func (e *env) afterClosing(ctx context.Context, s incident.Store, open []opstate
 			fmt.Fprintf(e.stderr, "niodooctl: the escalation could not be taken back: %v\n", err)
 		}
 	}
-	if len(open) > 1 || !incident.CheckHealth(ctx, e.cfg, e.now, nil).Well {
+	if len(open) > 1 || !incident.CheckHealth(ctx, e.cfg, nil).Well {
 		return
 	}
 	if err := incident.RememberGood(ctx, e.cfg, e.now()); err != nil {

@@ -5,7 +5,11 @@ package incident
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
+	"mime"
+	"mime/quotedprintable"
+	"net/mail"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
-	"github.com/niodoo/niodoo_exporter/internal/localserver"
+	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -66,9 +70,9 @@ func TestSilence(t *testing.T) {
 				if err := d.alive(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				before := len(box.Mails())
+				before := len(mails(t, box))
 				d.tell(t.Context())
-				for _, m := range box.Mails()[before:] {
+				for _, m := range mails(t, box)[before:] {
 					_, what, _ := strings.Cut(m.Subject, ": ")
 					got = append(got, fmt.Sprint(minute, " ", what))
 				}
@@ -81,15 +85,35 @@ func TestSilence(t *testing.T) {
 }
 
 // mailing is a relay, and a configuration that mails through it.
-func mailing(t *testing.T, s Store, more string) (*localserver.Mailbox, *config.Config) {
+func mailing(t *testing.T, s Store, more string) (*notifytest.Relay, *config.Config) {
 	t.Helper()
-	box, err := localserver.StartMailbox()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(box.Stop)
+	box := notifytest.Start(t, notifytest.RelayOptions{})
 	return box, parse(t, fmt.Sprintf("operations: {state_dir: '%s'}\nnotify: {smtp: {smarthost: '%s', from: niodoo@example.com, to: [boss@example.com], require_tls: false}}\n%s",
-		s.Dir, box.Address, more))
+		s.Dir, box.Addr, more))
+}
+
+// sent is a mail taken apart.
+type sent struct{ Subject, Text string }
+
+func mails(t *testing.T, r *notifytest.Relay) []sent {
+	t.Helper()
+	var all []sent
+	for _, m := range r.Messages() {
+		msg, err := mail.ReadMessage(strings.NewReader(m.Raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(quotedprintable.NewReader(msg.Body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		subject, err := new(mime.WordDecoder).DecodeHeader(msg.Header.Get("Subject"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, sent{subject, string(text)})
+	}
+	return all
 }
 
 // A mail that fails is tried again, and the silence is told once in the end.
@@ -111,13 +135,13 @@ func TestSilenceUntold(t *testing.T) {
 		t.Fatalf("told %v, %v", h.Told, err)
 	}
 	cfg.Notify.SMTP.Smarthost = address
-	await(t, "both silences are told", func() bool { d.tell(t.Context()); return len(box.Mails()) == 2 })
+	await(t, "both silences are told", func() bool { d.tell(t.Context()); return len(mails(t, box)) == 2 })
 	d.askPeers(t.Context())
 	d.tell(t.Context())
-	if n := len(box.Mails()); n != 2 {
+	if n := len(mails(t, box)); n != 2 {
 		t.Errorf("%d mails", n)
 	}
-	has(t, box.Mails()[1].Subject, "the listener b is silent")
+	has(t, mails(t, box)[1].Subject, "the listener b is silent")
 	if h, err = opstate.Read[opstate.Heartbeat](s.Dir); err != nil || len(h.Told) != 2 {
 		t.Errorf("told %v, %v", h.Told, err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/observe"
 )
 
 // Result is what became of a piece of evidence.
@@ -194,10 +195,10 @@ func writeJSON(path string, v any) error {
 // look is one collection of evidence; several pieces share what it found.
 type look struct {
 	Gatherer
-	scrapeOnce sync.Once
-	scraped    scraped
-	mu         sync.Mutex
-	health     *Health
+	once     sync.Once
+	snapshot observe.Snapshot
+	mu       sync.Mutex
+	health   *Health
 }
 
 // pieces are all pieces in the order in which people read them.

@@ -6,7 +6,9 @@ package incident
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,8 +17,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
-	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/observe"
 )
 
 // Health is what the collectors found.
@@ -55,60 +57,52 @@ func (h Health) Summary() string {
 	return "every required component is up"
 }
 
-// scraped is one run of the collectors.
-type scraped struct {
-	families []*dto.MetricFamily
-	last     []collector.Last
-	well     bool
-}
-
-// scrape runs the collectors of a configuration, some or, with nil, all of
-// them. It leaves nothing behind that the exporter would stumble over: the
-// positions in the logs are the exporter's, and a canary would disturb.
-func scrape(ctx context.Context, cfg *config.Config, now func() time.Time, names []string) scraped {
-	own := *cfg
-	own.Logs.StateFile = ""
-	own.Engine.Canary.Enabled, own.Ollama.Canary.Enabled = false, false
-	s := collector.NewScraper(&own, collector.Deps{Now: now}, collector.Options{}, nil)
-	defer func() { go s.Retire(nil) }() // a collector that hangs may take its time
-	timeout := collector.DefaultTimeout
+// observation runs the collectors of a configuration, some or, with nil, all of
+// them, and has a little time left of ctx when it is done.
+func observation(ctx context.Context, cfg *config.Config, names []string) observe.Snapshot {
 	if d, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(d)*9/10)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(d)*9/10)
+		defer cancel()
 	}
-	res := s.Scrape(ctx, timeout, names)
-	return scraped{res.Families, s.Last(), res.RequiredUp}
+	stack := observe.Open(cfg, slog.New(slog.DiscardHandler))
+	defer func() { go stack.Close() }() // a collector that hangs may take its time
+	return stack.Look(ctx, names)
 }
 
-// health returns what a run found, of the named components or of all.
-func (s scraped) health() Health {
-	h := Health{Well: s.well}
-	for _, l := range s.last {
-		if l.At.IsZero() {
+// healthOf returns what was found, of the named collectors or, with nil, of all.
+func healthOf(s observe.Snapshot, names []string) Health {
+	h := Health{Well: true}
+	for _, name := range s.Collectors {
+		if names != nil && !slices.Contains(names, name) {
 			continue
 		}
-		c := ComponentHealth{Name: l.Collector, Local: l.Local, Required: l.Required && !l.Local, Up: l.Up, Reason: string(l.Reason)}
-		if l.Err != nil {
-			c.Detail = l.Err.Error()
+		up, component := s.Sum("niodoo_component_up", "component", name)
+		required, _ := s.Sum("niodoo_component_required", "component", name)
+		c := ComponentHealth{Name: name, Local: !component, Up: up == 1, Required: required == 1}
+		if f := s.Failed(name); f != nil {
+			c.Reason, c.Detail = string(f.Reason), f.Err.Error()
 		}
+		h.Well = h.Well && (c.Up || !c.Required)
 		h.Components = append(h.Components, c)
 	}
 	return h
 }
 
 // CheckHealth runs the collectors of the named components, nil for all.
-func CheckHealth(ctx context.Context, cfg *config.Config, now func() time.Time, names []string) Health {
-	return scrape(ctx, cfg, now, names).health()
+func CheckHealth(ctx context.Context, cfg *config.Config, names []string) Health {
+	return healthOf(observation(ctx, cfg, names), names)
 }
 
-func (l *look) scrape(ctx context.Context) scraped {
-	l.scrapeOnce.Do(func() {
-		l.scraped = scrape(ctx, l.Config, l.Now, nil)
-		h := l.scraped.health()
+func (l *look) observe(ctx context.Context) observe.Snapshot {
+	l.once.Do(func() {
+		l.snapshot = observation(ctx, l.Config, nil)
+		h := healthOf(l.snapshot, nil)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.health = &h
 	})
-	return l.scraped
+	return l.snapshot
 }
 
 // found returns the health, nil if it was not found out in time.
@@ -119,7 +113,7 @@ func (l *look) found() *Health {
 }
 
 func (l *look) healthPiece(ctx context.Context) ([]byte, error) {
-	h := l.scrape(ctx).health()
+	h := healthOf(l.observe(ctx), nil)
 	var b bytes.Buffer
 	fmt.Fprintln(&b, h.Summary())
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
@@ -145,7 +139,7 @@ var kpiFamilies = []string{"niodoo_consciousness_", "niodoo_memory_", "niodoo_en
 
 func (l *look) kpis(ctx context.Context) ([]byte, error) {
 	var b bytes.Buffer
-	for _, f := range l.scrape(ctx).families {
+	for _, f := range l.observe(ctx).Families() {
 		if slices.ContainsFunc(kpiFamilies, func(p string) bool { return strings.HasPrefix(f.GetName(), p) }) {
 			if err := writeFamily(&b, f); err != nil {
 				return b.Bytes(), err
@@ -153,7 +147,7 @@ func (l *look) kpis(ctx context.Context) ([]byte, error) {
 		}
 	}
 	if b.Len() == 0 {
-		return nil, fmt.Errorf("no KPI is known: the engine does not answer")
+		return nil, errors.New("no KPI is known")
 	}
 	return b.Bytes(), nil
 }
@@ -174,7 +168,7 @@ func writeFamily(b *bytes.Buffer, f *dto.MetricFamily) error {
 
 func (l *look) metrics(ctx context.Context) ([]byte, error) {
 	var b bytes.Buffer
-	for _, f := range l.scrape(ctx).families {
+	for _, f := range l.observe(ctx).Families() {
 		if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
 			return b.Bytes(), err
 		}

@@ -15,8 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/common/model"
-
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -109,11 +108,7 @@ func since(from time.Time, until ...time.Time) float64 {
 
 // Duration writes seconds for people, such as 1h5m.
 func Duration(seconds float64) string {
-	d := time.Duration(seconds * float64(time.Second)).Round(time.Second)
-	if d >= time.Hour {
-		d = d.Round(time.Minute)
-	}
-	return model.Duration(d).String()
+	return humanize.Duration(time.Duration(seconds * float64(time.Second)))
 }
 
 // Markdown returns the skeleton of a post-mortem: what is known is filled in,

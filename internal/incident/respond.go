@@ -127,7 +127,7 @@ func (r Responder) act(ctx context.Context, id string, o *Outcome) error {
 		return nil
 	}
 	// The evidence may be some time old.
-	if CheckHealth(ctx, r.Config, r.Now, []string{component}).Well {
+	if CheckHealth(ctx, r.Config, []string{component}).Well {
 		return r.note(ctx, id, KindNote, component+" is up again; it was not restarted")
 	}
 	err := r.Store.claim(ctx, id, target, r.By, r.Now())
@@ -156,13 +156,13 @@ const betweenLooks = time.Second
 func (r Responder) lookAgain(ctx context.Context, id string, names []string, o *Outcome) error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(r.Config.Incident.Recovery))
 	defer cancel()
-	for len(names) > 0 && !CheckHealth(wait, r.Config, r.Now, names).Well && wait.Err() == nil {
+	for len(names) > 0 && !CheckHealth(wait, r.Config, names).Well && wait.Err() == nil {
 		select {
 		case <-wait.Done():
 		case <-time.After(betweenLooks):
 		}
 	}
-	h := CheckHealth(ctx, r.Config, r.Now, nil)
+	h := CheckHealth(ctx, r.Config, nil)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

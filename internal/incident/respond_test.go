@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/niodoo/niodoo_exporter/internal/localserver"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
+	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/sim"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
@@ -96,11 +96,7 @@ func TestRespond(t *testing.T) {
 			if err := st.Inject("engine-unhealthy"); err != nil {
 				t.Fatal(err)
 			}
-			box, err := localserver.StartMailbox()
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(box.Stop)
+			box := notifytest.Start(t, notifytest.RelayOptions{})
 			am := &posted{status: c.posts}
 			alertmanager := httptest.NewServer(am)
 			t.Cleanup(alertmanager.Close)
@@ -119,7 +115,7 @@ incident:
   recovery: 2s
   restart: {engine: {container: niodoo-engine-1}}
   escalation: {P1: [ann@example.com, bob@example.com]}
-`, docker.Listener.Addr(), alertmanager.URL, box.Address))
+`, docker.Listener.Addr(), alertmanager.URL, box.Addr))
 			s := Store{cfg.Operations.StateDir}
 			if err := s.Prepare(); err != nil {
 				t.Fatal(err)
@@ -153,13 +149,13 @@ incident:
 			if err != nil {
 				t.Fatal(err)
 			}
-			if o.Verdict() != c.verdict || o.Escalated != c.escalated || len(d.restarts) != c.restarts || len(box.Mails()) != c.mails {
-				t.Errorf("%s, escalated to %q, %d restarts, %d mails; %+v", o.Verdict(), o.Escalated, len(d.restarts), len(box.Mails()), o)
+			if o.Verdict() != c.verdict || o.Escalated != c.escalated || len(d.restarts) != c.restarts || len(mails(t, box)) != c.mails {
+				t.Errorf("%s, escalated to %q, %d restarts, %d mails; %+v", o.Verdict(), o.Escalated, len(d.restarts), len(mails(t, box)), o)
 			}
 			if got := kinds(t, s, id); got != c.kinds {
 				t.Errorf("the timeline is %s, want %s", got, c.kinds)
 			}
-			for _, m := range box.Mails() {
+			for _, m := range mails(t, box) {
 				has(t, m.Subject, `^\[niodoo\] P1 `+id+`: the engine is unwell$`)
 				has(t, m.Text, `niodooctl incident ack `+id, `Response time 15m`)
 			}
