@@ -29,8 +29,9 @@ type deadMan struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	started time.Time
-	// tried is when a mail about a source was last tried.
-	tried map[string]time.Time
+	// tried is when a mail about a source was last tried, pending what was
+	// mailed and is not on disk yet: as in Told, the zero time for "is back".
+	tried, pending map[string]time.Time
 
 	mu      sync.Mutex
 	resumed bool // since is known
@@ -44,7 +45,7 @@ func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now
 	if w := set["heartbeat_seconds"].Warning; silence == 0 && w != nil {
 		silence = time.Duration(*w * float64(time.Second))
 	}
-	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), tried: map[string]time.Time{}}
+	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), tried: map[string]time.Time{}, pending: map[string]time.Time{}}
 }
 
 // alive notes a sign of life of our own.
@@ -143,6 +144,10 @@ func (d *deadMan) tell(ctx context.Context) {
 			last = h.Received
 		}
 		told := h.Told[source]
+		if p, ok := d.pending[source]; ok { // mailed already: only the disk does not know
+			told = p
+			d.remember(ctx, source)
+		}
 		from := last
 		if from.Before(since) {
 			from = since
@@ -181,17 +186,35 @@ func (d *deadMan) tellOf(ctx context.Context, source string, silent bool, last, 
 		d.logger.Warn("Not everyone was reached", "err", err)
 	}
 	delete(d.tried, source) // what comes next is another message
-	return opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {
-		if !silent {
+	d.pending[source] = time.Time{}
+	if silent {
+		d.pending[source] = from.UTC()
+	}
+	d.remember(ctx, source)
+	return nil
+}
+
+// remember writes down what was mailed about a source.
+func (d *deadMan) remember(ctx context.Context, source string) {
+	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	defer cancel()
+	since := d.pending[source]
+	err := opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {
+		if since.IsZero() {
 			delete(h.Told, source)
 			return nil
 		}
 		if h.Told == nil {
 			h.Told = map[string]time.Time{}
 		}
-		h.Told[source] = from.UTC()
+		h.Told[source] = since
 		return nil
 	})
+	if err == nil {
+		delete(d.pending, source)
+	} else {
+		d.logger.Error("What was mailed cannot be written down", "source", source, "err", err)
+	}
 }
 
 func (d *deadMan) lost(source string, last time.Time) notify.Mail {

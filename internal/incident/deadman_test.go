@@ -4,17 +4,20 @@
 package incident
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"mime"
 	"mime/quotedprintable"
 	"net/mail"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
@@ -145,4 +148,49 @@ func TestSilenceUntold(t *testing.T) {
 	if h, err = opstate.Read[opstate.Heartbeat](s.Dir); err != nil || len(h.Told) != 2 {
 		t.Errorf("told %v, %v", h.Told, err)
 	}
+}
+
+// A silence is told once even while the disk is full.
+func TestSilenceOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	box, cfg := mailing(t, s, "incident: {listen: {interval: 100ms, silence: 200ms}}")
+	now := at
+	d := newDeadMan(cfg, thresholds.Default(), slog.New(slog.DiscardHandler), func() time.Time { return now })
+	if err := d.alive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	now = at.Add(time.Minute)
+	full := func(until func() bool) { // mails, and cannot write
+		defer holdLock(t, s.Dir)()
+		ctx, cancel := context.WithCancel(t.Context())
+		told := make(chan struct{})
+		go func() { d.tell(ctx); close(told) }()
+		await(t, "it is told", until)
+		cancel()
+		<-told
+	}
+	full(func() bool { return len(mails(t, box)) == 1 })
+	full(func() bool { return true })
+	if n := len(mails(t, box)); n != 1 {
+		t.Fatalf("%d mails", n)
+	}
+	d.tell(t.Context())
+	h, err := opstate.Read[opstate.Heartbeat](s.Dir)
+	if err != nil || len(h.Told) != 1 || len(mails(t, box)) != 1 || len(d.pending) != 0 {
+		t.Errorf("told %v, %v; %d mails, %v pending", h.Told, err, len(mails(t, box)), d.pending)
+	}
+}
+
+// holdLock keeps every writer out of a state directory.
+func holdLock(t *testing.T, dir string) (release func()) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	return func() { f.Close() }
 }

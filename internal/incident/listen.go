@@ -353,6 +353,8 @@ func (l *Listener) close(ctx context.Context, in opstate.Incident, now time.Time
 func (l *Listener) work(ctx context.Context) {
 	var shared *Shared
 	var taken, looked time.Time // when the evidence was taken, and when all was last looked at
+	// tried is when something was last tried, far ahead for what must not be
+	// done twice although its timeline could not be written.
 	tried := map[string]time.Time{}
 	for {
 		select {
@@ -377,8 +379,12 @@ func (l *Listener) work(ctx context.Context) {
 					shared, taken = &Shared{in.ID, o.Evidence}, time.Now()
 				}
 			case escalate:
-				if _, err := l.respond.Escalate(ctx, in); err != nil && ctx.Err() == nil {
-					l.logger.Error("An incident could not be handed on", "incident", in.ID, "err", err)
+				to, err := l.respond.Escalate(ctx, in)
+				if err != nil && ctx.Err() == nil {
+					l.logger.Error("An incident was not handed on as it should be", "incident", in.ID, "to", to, "err", err)
+				}
+				if to != "" {
+					tried[in.ID] = time.Now().Add(escalationLasts)
 				}
 			}
 			l.forget(in.ID)

@@ -5,10 +5,16 @@ package incident
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -31,8 +38,15 @@ func none() string {
 	return b.String()
 }
 
-// listen runs a listener until the test ends and returns its address.
+// listen runs a listener until the test ends and returns its URL.
 func listen(t *testing.T, s Store, section string) string {
+	t.Helper()
+	url := listenUnready(t, s, section)
+	await(t, "the listener is ready", func() bool { return ask(t, "GET", url+"/-/ready", "", "") == 200 })
+	return url
+}
+
+func listenUnready(t *testing.T, s Store, section string) string {
 	t.Helper()
 	cfg := parse(t, fmt.Sprintf("%soperations: {enabled: false, state_dir: '%s'}\nincident: {evidence_timeout: 5s, listen: {address: '127.0.0.1:0', %s}}\n", none(), s.Dir, section))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -49,9 +63,7 @@ func listen(t *testing.T, s Store, section string) string {
 	})
 	select {
 	case a := <-address:
-		url := "http://" + a
-		await(t, "the listener is ready", func() bool { return ask(t, "GET", url+"/-/ready", "", "") == 200 })
-		return url
+		return "http://" + a
 	case err := <-ended:
 		ended <- err
 		t.Fatalf("the listener ended: %v", err)
@@ -179,4 +191,80 @@ func TestListenerResponds(t *testing.T) {
 	if last := entries[len(entries)-1]; last.Kind != KindClosed || last.At.Sub(last.Ended) < 300*time.Millisecond {
 		t.Errorf("%+v", last)
 	}
+}
+
+// With client certificates asked for, who has none gets nowhere, and a peer
+// with one is heard.
+func TestMutualTLS(t *testing.T) {
+	t.Parallel()
+	s, dir := newStore(t), t.TempDir()
+	certify(t, dir)
+	write(t, dir+"/web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_auth_type: RequireAndVerifyClientCert, client_ca_file: cert.pem}\n")
+	url := "https" + strings.TrimPrefix(listenUnready(t, s, "web_config_file: '"+dir+"/web.yml'"), "http")
+	with := endpoint{URL: url, TLS: config.TLS{CAFile: dir + "/cert.pem", CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem"}}
+	await(t, "the listener is ready", func() bool { _, err := with.do(t.Context(), "GET", "/-/ready"); return err == nil })
+	without := with
+	without.TLS.CertFile, without.TLS.KeyFile = "", ""
+	if _, err := without.do(t.Context(), "GET", "/-/ready"); err == nil || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	peers := map[string]config.IncidentPeer{"well": {URL: url, TLSConfig: with.TLS}, "strange": {URL: url, TLSConfig: without.TLS}}
+	cfg := parse(t, "operations: {state_dir: '"+newStore(t).Dir+"'}")
+	cfg.Incident.Listen.Peers = peers
+	d := newDeadMan(cfg, thresholds.Default(), slog.New(slog.DiscardHandler), time.Now)
+	d.askPeers(t.Context())
+	h, err := opstate.Read[opstate.Heartbeat](cfg.Operations.StateDir)
+	if err != nil || len(h.Peers) != 1 || h.Peers["well"].IsZero() {
+		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// certify writes a certificate for 127.0.0.1, which vouches for itself, and its key.
+func certify(t *testing.T, dir string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	cert, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir+"/cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})))
+	write(t, dir+"/key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+}
+
+// Who holds all the connections keeps others waiting, not falling over.
+func TestConnectionsAreBounded(t *testing.T) {
+	t.Parallel()
+	url := listen(t, newStore(t), "interval: 1s")
+	http.DefaultClient.CloseIdleConnections()
+	var held []net.Conn
+	for range maxConnections {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		held = append(held, c)
+	}
+	e := endpoint{URL: url}
+	// Its own connection may have been taken before all of the others.
+	await(t, "there is no connection left", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		_, err := e.do(ctx, "GET", "/-/ready")
+		return err != nil
+	})
+	for _, c := range held {
+		c.Close()
+	}
+	await(t, "it answers again", func() bool { _, err := e.do(t.Context(), "GET", "/-/ready"); return err == nil })
 }

@@ -126,16 +126,17 @@ func (r Responder) act(ctx context.Context, id string, o *Outcome) error {
 	if component == "" {
 		return nil
 	}
-	// The evidence may be some time old.
-	if CheckHealth(ctx, r.Config, []string{component}).Well {
-		return r.note(ctx, id, KindNote, component+" is up again; it was not restarted")
+	err := r.mayRestart(ctx, id, component, target)
+	if err == nil {
+		err = r.Store.claim(ctx, id, target, r.By, r.Now())
 	}
-	err := r.Store.claim(ctx, id, target, r.By, r.Now())
-	if errors.Is(err, errActed) {
+	switch {
+	case errors.Is(err, errActed):
 		o.ActionError = err.Error()
 		return r.note(ctx, id, KindNote, err.Error())
-	}
-	if err != nil {
+	case errors.Is(err, errUpAgain):
+		return r.note(ctx, id, KindNote, component+" "+err.Error())
+	case err != nil:
 		return err
 	}
 	o.Restarted = target.String()
@@ -147,6 +148,22 @@ func (r Responder) act(ctx context.Context, id string, o *Outcome) error {
 		return errors.Join(err, r.lookAgain(ctx, id, nil, o))
 	}
 	return r.lookAgain(ctx, id, []string{component}, o)
+}
+
+// errUpAgain says that a restart is not needed any more.
+var errUpAgain = errors.New("is up again; it was not restarted")
+
+// mayRestart says what speaks against a restart. The evidence may be some time
+// old, and looking again takes time if a component hangs.
+func (r Responder) mayRestart(ctx context.Context, id, component string, target config.RestartTarget) error {
+	done, err := readActions(r.Store.actionsPath())
+	if err == nil {
+		err = acted(done, id, target, r.Now())
+	}
+	if err == nil && CheckHealth(ctx, r.Config, []string{component}).Well {
+		err = errUpAgain
+	}
+	return err
 }
 
 const betweenLooks = time.Second

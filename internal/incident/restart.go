@@ -44,20 +44,30 @@ type action struct {
 // errActed says that a target was acted on already.
 var errActed = errors.New("not restarted again")
 
+// acted says whether a target may not be restarted: it was for the same
+// incident, or for any within the last hour.
+func acted(done []action, id string, target config.RestartTarget, now time.Time) error {
+	for _, a := range slices.Backward(done) {
+		if a.Target == target.String() && (a.Incident == id || now.Sub(a.At) < actionPause) {
+			return fmt.Errorf("%w: the %s was, for %s at %s", errActed, a.Target, a.Incident, a.At.Format(timeFormat))
+		}
+	}
+	return nil
+}
+
+func (s Store) actionsPath() string { return filepath.Join(s.Dir, "incidents", actionsFile) }
+
 // claim notes in the journal and in the timeline that a target is about to be
-// restarted, unless this was done for the same incident, or for any within the
-// last hour.
+// restarted, unless it may not be.
 func (s Store) claim(ctx context.Context, id string, target config.RestartTarget, by string, now time.Time) error {
-	path := filepath.Join(s.Dir, "incidents", actionsFile)
+	path := s.actionsPath()
 	return s.update(ctx, func(*opstate.Incidents) error {
 		done, err := readActions(path)
 		if err != nil {
 			return err
 		}
-		for _, a := range slices.Backward(done) {
-			if a.Target == target.String() && (a.Incident == id || now.Sub(a.At) < actionPause) {
-				return fmt.Errorf("%w: %s was, for %s at %s", errActed, a.Target, a.Incident, a.At.Format(timeFormat))
-			}
+		if err := acted(done, id, target, now); err != nil {
+			return err
 		}
 		done = slices.DeleteFunc(done, func(a action) bool { return a.Incident != id && now.Sub(a.At) >= 24*actionPause })
 		done = append(done, action{now.UTC(), id, target.String()})

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -107,7 +106,7 @@ func (s Store) Open(ctx context.Context, n New) (id string, err error) {
 
 // open opens an incident under the lock.
 func (s Store) open(i *opstate.Incidents, n New) (string, error) {
-	n.Title = cut(strings.Join(strings.Fields(n.Title), " "), maxTitle)
+	n.Title = cut(oneLine(n.Title), maxTitle)
 	if n.Title == "" {
 		return "", errors.New("an incident needs a title")
 	}

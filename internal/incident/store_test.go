@@ -69,7 +69,7 @@ func kinds(t *testing.T, s Store, id string) string {
 func TestLife(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	id := open(t, s, New{Priority: "P2", Title: "  it is\nslow ", By: "ann"})
+	id := open(t, s, New{Priority: "P2", Title: "  it is\x1b[2J\nslow ", By: "ann"})
 	if id != "INC-20261124-020000" {
 		t.Errorf("the id is %s", id)
 	}
@@ -105,7 +105,7 @@ func TestLife(t *testing.T) {
 		t.Error(got)
 	}
 	i := index(t, s)
-	if len(i.Open) != 1 || len(i.Closed) != 1 || i.Closed[0].Title != "it is slow" {
+	if len(i.Open) != 1 || len(i.Closed) != 1 || i.Closed[0].Title != "it is [2J slow" {
 		t.Errorf("%+v", i)
 	}
 	want := opstate.Totals{Opened: 1, Acknowledged: 1, Closed: 1, ResponseSeconds: 60, ResolutionSeconds: 3600}
