@@ -207,7 +207,7 @@ func (e *env) logInputs(r *loganalysis.Report) {
 		e.printf(", from %s to %s", r.First.Local().Format(logTime), r.Last.Local().Format(logTime))
 	}
 	e.printf("\n")
-	if r.Undated > 0 && !(r.First == nil && r.Levels == nil) {
+	if r.Undated > 0 {
 		e.printf("%s\n", plural(r.Undated, "line has no time of its own", "lines have no time of their own"))
 	}
 	if bounds := logBounds(r); bounds != "" {

@@ -147,7 +147,7 @@ type fileID struct{ device, inode uint64 }
 
 func idOf(info os.FileInfo) fileID {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return fileID{uint64(s.Dev), s.Ino}
+		return fileID{s.Dev, s.Ino}
 	}
 	return fileID{}
 }
