@@ -230,6 +230,9 @@ func (in *input) stream(ctx context.Context, stdin io.Reader, each func([]byte))
 		in.modified = time.Now().UnixNano()
 	}
 	err := readAhead(ctx, func() (io.Reader, func(), error) { return openStream(in.path, stdin) }, each)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("it takes more than %d MiB of memory to uncompress; run zstd -dc and pipe it in, with - as its name", maxWindow>>20)
+	}
 	switch {
 	case errors.Is(err, errReport):
 		in.left = leftReport
