@@ -276,7 +276,8 @@ type Notify struct {
 	SMTP         SMTP   `yaml:"smtp"`
 }
 
-// SMTP is a mail relay. Its keys are those of Alertmanager's configuration without the prefix.
+// SMTP is a mail relay. Its keys are those of Alertmanager's configuration
+// without the prefix, and mean the same.
 type SMTP struct {
 	Smarthost    string     `yaml:"smarthost"`
 	From         string     `yaml:"from"`
@@ -284,6 +285,7 @@ type SMTP struct {
 	AuthUsername string     `yaml:"auth_username"`
 	AuthPassword SecretFile `yaml:"auth_password_file"`
 	RequireTLS   *bool      `yaml:"require_tls"`
+	TLSConfig    TLS        `yaml:"tls_config"`
 }
 
 // Incident is niodooctl's incident handling.
