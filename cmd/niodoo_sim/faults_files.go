@@ -39,9 +39,9 @@ var logFaults = []labFault{
 		l.stopLogs()
 		return func() error { l.startLogs(); return nil }, nil
 	}},
-	{"logs-not-rotated", "logs", "A log has grown to 2 GiB, of which the disk holds nothing.", func(_ context.Context, l *lab) (func() error, error) {
+	{"logs-not-rotated", "logs", "A log has grown to 1.1 GiB, of which the disk holds nothing.", func(_ context.Context, l *lab) (func() error, error) {
 		path := l.path("logs/unrotated.log")
-		return func() error { return os.Remove(path) }, sparse(path, 2<<30)
+		return func() error { return os.Remove(path) }, sparse(path, 1100<<20)
 	}},
 }
 
@@ -137,8 +137,7 @@ func nativeBackup(dir string, age time.Duration, skipped []backup.Skipped, verif
 	err := errors.Join(os.WriteFile(archive, content, 0o600), backup.WriteManifest(dir, s, slices.Values(entries)))
 	if verified != nil {
 		verified.Finished, verified.Seconds = started.Add(time.Minute), 12
-		err = errors.Join(err, backup.WriteChecks(dir, s.Name, backup.Checks{SHA256: s.Archive.SHA256, Verified: verified,
-			Drilled: &backup.Check{Finished: started.Add(time.Minute), Seconds: 60, OK: true}}))
+		err = errors.Join(err, backup.WriteChecks(dir, s.Name, backup.Checks{SHA256: s.Archive.SHA256, Verified: verified}))
 	}
 	return err
 }

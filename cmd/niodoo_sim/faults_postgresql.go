@@ -36,6 +36,9 @@ var postgresFaults = []labFault{
 	{"postgresql-connections-high", "postgresql", "The application holds 90 % of the connections that PostgreSQL allows.", func(ctx context.Context, l *lab) (func() error, error) {
 		return nil, l.holdConnections(ctx, 0.9)
 	}},
+	{"postgresql-connections-exhausted", "postgresql", "The application holds all but one of the connections that PostgreSQL allows.", func(ctx context.Context, l *lab) (func() error, error) {
+		return nil, l.holdConnections(ctx, 0.98)
+	}},
 	{"postgresql-slots-exhausted", "postgresql", "The application takes every connection that PostgreSQL allows, and each that becomes free.", func(ctx context.Context, l *lab) (func() error, error) {
 		err := l.holdConnections(ctx, 1)
 		// A paced login is due when the session ends; from then on there is no place for one.
@@ -155,7 +158,7 @@ func (l *lab) holdConnections(ctx context.Context, share float64) error {
 	if err != nil {
 		return err
 	}
-	const reserved, others = 3, 3 // superuser_reserved_connections; the load, the exporter and one to spare
+	const reserved, others = 3, 2 // superuser_reserved_connections; the load and the exporter
 	wanted := int(share * float64(limit-reserved))
 	if share < 1 {
 		wanted -= others

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"golang.org/x/sync/errgroup"
@@ -71,6 +72,9 @@ func (o *options) start(ctx context.Context) (_ *lab, err error) {
 	}
 	if o.dockerSocket {
 		o.sim.DockerSocket = l.path("docker.sock")
+	}
+	if o.machine {
+		o.sim.OllamaCanary = 2 * time.Second
 	}
 	if l.stack, err = sim.New(o.sim); err != nil {
 		return nil, err

@@ -26,10 +26,11 @@ type Fault struct {
 	Does string
 
 	// What it does, any of these: the service's port is closed; the port opens
-	// and closes in turn; requests are answered by someone else; the world goes
+	// and closes in turn; it is a new process in turn; requests are answered by someone else; the world goes
 	// another way; the functions are called (for services outside the simulation).
 	stop    bool
 	flap    bool
+	renew   bool // the service is restarted in turn
 	respond func(*injection) responder
 	alter   func(*knobs)
 	// Inject and Lift are for faults of services that are not simulated.
@@ -98,6 +99,7 @@ var everyService = []Fault{
 // particular are the faults of one service.
 var particular = []Fault{
 	{Name: "engine-crash-loop", Component: "engine", Does: "The engine runs for 45 s and is gone for 45 s, again and again.", flap: true},
+	{Name: "engine-restarting", Component: "engine", Does: "The engine's process is replaced by a new one every 45 s.", renew: true},
 	{Name: "engine-unhealthy", Component: "engine", Does: "The engine's health says unhealthy, with status 200.", alter: func(k *knobs) { k.status = "unhealthy" }},
 	{Name: "engine-part-unhealthy", Component: "engine", Does: "The engine is degraded: its memory_manager is unhealthy.", alter: func(k *knobs) {
 		if k.status == "healthy" {
@@ -310,6 +312,7 @@ type injection struct {
 	respond responder
 	lifted  chan struct{} // closed when the fault is
 	down    bool          // of one that comes and goes: its turn to be gone
+	renews  string        // the service that is restarted in turn
 }
 
 // FaultState is a fault and whether it is in effect.
@@ -363,10 +366,13 @@ func (st *Stack) set(name string, on bool) error {
 			return fmt.Errorf("fault %s: %w", name, err)
 		}
 		in = &injection{opts: &st.opts, lifted: make(chan struct{}), down: f.flap}
+		if f.renew {
+			in.renews = f.Component
+		}
 		if f.respond != nil {
 			in.respond = f.respond(in)
 		}
-		if f.flap {
+		if f.flap || f.renew {
 			st.flapping.Go(func() { st.flap(in) })
 		}
 		st.active[name] = in
@@ -425,7 +431,16 @@ func (st *Stack) apply() error {
 	return errors.Join(errs...)
 }
 
-// flap lets a service come and go until the fault is lifted.
+// stop stops a service. The caller holds the lock.
+func (st *Stack) stop(name string) {
+	for _, s := range st.services {
+		if s.name == name {
+			s.stop()
+		}
+	}
+}
+
+// flap lets a service come and go, or begin anew, until the fault is lifted.
 func (st *Stack) flap(in *injection) {
 	t := time.NewTicker(st.opts.FlapPeriod)
 	defer t.Stop()
@@ -439,7 +454,11 @@ func (st *Stack) flap(in *injection) {
 		select {
 		case <-in.lifted: // while we waited for the lock
 		default:
-			in.down = !in.down
+			if in.renews != "" {
+				st.stop(in.renews) // apply starts it again
+			} else {
+				in.down = !in.down
+			}
 			_ = st.apply() // a port that is taken is tried again at the next turn
 		}
 		st.mu.Unlock()

@@ -732,7 +732,7 @@ func TestParticularFaults(t *testing.T) {
 			t.Errorf("%s: %s still matches after it:\n%s", name, re, body)
 		}
 	}
-	elsewhere := []string{"engine-crash-loop", "engine-kpi-frozen", "engine-kpi-gone", "engine-telemetry-frozen", "engine-statistics-hanging", "pipeline-stalled", "ollama-runner-dead"}
+	elsewhere := []string{"engine-crash-loop", "engine-restarting", "engine-kpi-frozen", "engine-kpi-gone", "engine-telemetry-frozen", "engine-statistics-hanging", "pipeline-stalled", "ollama-runner-dead"}
 	for _, f := range particular {
 		if _, ok := tests[f.Name]; !ok && !slices.Contains(elsewhere, f.Name) {
 			t.Errorf("%s has no test", f.Name)
