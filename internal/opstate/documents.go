@@ -249,7 +249,13 @@ type Heartbeat struct {
 	Received time.Time `json:"received,omitzero"`
 	// Peers is when each other listener last came.
 	Peers map[string]time.Time `json:"peers,omitempty"`
+	// Told is since when those are silent whose silence has been told, by the
+	// peer's name or [Watchdog].
+	Told map[string]time.Time `json:"told,omitempty"`
 }
+
+// Watchdog is the name of the alerts' own heartbeat among the listener's sources.
+const Watchdog = "watchdog"
 
 func (Heartbeat) file() string { return "heartbeat.json" }
 
@@ -259,7 +265,7 @@ func (h Heartbeat) validate() error {
 			return err
 		}
 	}
-	return validNames("peer", maps.Keys(h.Peers), maxPeers)
+	return errors.Join(validNames("peer", maps.Keys(h.Peers), maxPeers), validNames("source", maps.Keys(h.Told), maxPeers+1))
 }
 
 func validTime(what string, t time.Time) error {
