@@ -23,7 +23,7 @@ import (
 // Defaults of [Options].
 const (
 	DefaultBudget = 2600 * time.Millisecond
-	DefaultPause  = 500 * time.Millisecond
+	DefaultPause  = time.Second
 )
 
 // Options are how long a look may take. The zero value is for a person who waits.
@@ -162,10 +162,7 @@ func Run(ctx context.Context, cfg *config.Config, limits thresholds.Set, o Optio
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &snapshot{cfg: cfg, now: o.Now(), points: map[string][]point{}, before: map[string][]point{}}
-	for _, l := range looks {
-		s.add(l)
-	}
+	s := &snapshot{cfg: cfg, now: o.Now(), looks: looks}
 	for _, l := range looks {
 		r.Components = append(r.Components, s.component(l))
 	}

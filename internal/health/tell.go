@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
@@ -198,7 +199,7 @@ func (r *Report) Summary(host string, h opstate.HealthHistory) notify.Mail {
 	for _, k := range r.Checks {
 		if k.OnTarget != nil && !*k.OnTarget {
 			off++
-			fmt.Fprintf(&b, "  %s: %s; the target is %s\n", k.Component, k.Text, Format(*k.Target, k.Unit))
+			fmt.Fprintf(&b, "  %s: %s; the target is %s\n", k.Component, k.Text, humanize.Value(k.Unit, *k.Target))
 		}
 	}
 	if off == 0 {
