@@ -233,6 +233,9 @@ func sentence(r *health.Report) string {
 			bad[c.Verdict] = append(bad[c.Verdict], c.Name)
 		}
 	}
+	if n == 0 {
+		return "nothing was looked at: the configuration enables nothing that is there"
+	}
 	text := fmt.Sprintf("%d of %d well", len(bad[opstate.Well]), n)
 	for _, v := range []opstate.Verdict{opstate.Failing, opstate.Unknown, opstate.Warning} {
 		if len(bad[v]) > 0 {

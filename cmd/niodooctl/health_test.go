@@ -146,9 +146,8 @@ func checkLog(t *testing.T, path string) {
 	}
 }
 
-// nothing is a configuration of a stack of which only Redis is looked at.
-func redisOnly(t *testing.T, address, state string) string {
-	t.Helper()
+// redisOnly is the configuration of a stack of which only Redis is looked at.
+func redisOnly(address, state string) string {
 	cfg := sim.Section("redis", map[string]any{"address": address}) + sim.Section("operations", map[string]any{"state_dir": state})
 	for _, name := range []string{"engine", "postgresql", "ollama", "qdrant", "prometheus", "grafana", "host", "logs", "backup"} {
 		cfg += sim.Section(name, map[string]any{"enabled": false})
@@ -174,7 +173,7 @@ func TestHealthFallbackMail(t *testing.T) {
 	}
 	t.Cleanup(am.Stop)
 	relay := notifytest.Start(t, notifytest.RelayOptions{TLS: true})
-	cfg := redisOnly(t, redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
+	cfg := redisOnly(redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
 	health := func(want int) ran {
 		t.Helper()
 		r := ctlWith(t, cfg, "health", patient, "--notify=alertmanager", "--label=cluster=lab")
@@ -226,7 +225,7 @@ func TestHealthResolves(t *testing.T) {
 	}
 	t.Cleanup(am.Stop)
 	relay := notifytest.Start(t, notifytest.RelayOptions{TLS: true})
-	cfg := redisOnly(t, redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
+	cfg := redisOnly(redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
 	redis.Kill()
 	for range 2 {
 		if r := ctlWith(t, cfg, "health", patient, "--notify=alertmanager,email"); r.code != exitFailing || !strings.Contains(r.out, "Alertmanager was told: 1 alerts") {
@@ -323,7 +322,7 @@ func TestInterrupt(t *testing.T) {
 	defer l.Close()
 	state := t.TempDir()
 	file := filepath.Join(t.TempDir(), "niodoo.yml")
-	if err := os.WriteFile(file, []byte(redisOnly(t, l.Addr().String(), state)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(redisOnly(l.Addr().String(), state)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	program, err := exec.LookPath("niodooctl") // TestMain puts it there

@@ -388,7 +388,7 @@ func (s *snapshot) compare(r *Report, k kpi, t thresholds.Threshold) {
 
 func (k kpi) check(m measure, t thresholds.Threshold) Check {
 	c := Check{Component: k.component, Name: k.threshold, What: k.what, Labels: m.labels, Value: m.value, Unit: t.Unit,
-		Direction: t.Direction, Target: t.Target, Warning: t.Warning, Critical: t.Critical, Judged: t.On() && !k.shown, Verdict: opstate.Well}
+		Direction: t.Direction, Target: t.Target, Warning: t.Warning, Critical: t.Critical, Judged: t.On() && !k.shown, Verdict: opstate.Well, wait: t.Duration()}
 	if t.Target != nil {
 		c.OnTarget = new(!beyond(m.value, *t.Target, t.Direction))
 	}

@@ -188,6 +188,9 @@ func sameShape(t *testing.T, at string, schema map[string]any, typ reflect.Type,
 	properties := schema["properties"].(map[string]any)
 	var names, required []string
 	for f := range typ.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		names = append(names, name)
 		if opts == "" {
