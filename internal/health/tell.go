@@ -46,14 +46,14 @@ type Told struct {
 	// AlertmanagerErr and MailErr are why not.
 	AlertmanagerErr, MailErr error
 
-	note func(*opstate.HealthHistory)
+	notes []func(*opstate.HealthHistory)
 }
 
 // Tell posts to Alertmanager what is not well, resolves what was and is well
 // now, and mails what has changed since the last mail. Where Alertmanager does
 // not answer, mail alone is left: it goes out whether it was asked for or not.
 func (t Teller) Tell(ctx context.Context, r *Report, before opstate.HealthHistory) Told {
-	told := Told{note: func(*opstate.HealthHistory) {}}
+	var told Told
 	now := r.Document().Finished
 	alerts := r.Alerts(t.Target, now.Add(time.Duration(runsUntilResolved*float64(t.Interval))))
 	if t.Alertmanager {
@@ -65,18 +65,13 @@ func (t Teller) Tell(ctx context.Context, r *Report, before opstate.HealthHistor
 			for _, a := range alerts {
 				labels = append(labels, a.Labels)
 			}
-			told.noteToo(func(h *opstate.HealthHistory) { h.Posted = labels })
+			told.notes = append(told.notes, func(h *opstate.HealthHistory) { h.Posted = labels })
 		}
 	}
 	if t.Email || told.AlertmanagerErr != nil && t.Config.SMTP.Smarthost != "" {
 		t.mail(ctx, r, alerts, before, now, &told)
 	}
 	return told
-}
-
-func (t *Told) noteToo(more func(*opstate.HealthHistory)) {
-	first := t.note
-	t.note = func(h *opstate.HealthHistory) { first(h); more(h) }
 }
 
 // ended are the alerts that were posted and are over.
@@ -106,7 +101,7 @@ func (t Teller) mail(ctx context.Context, r *Report, alerts []notify.Alert, befo
 	told.MailErr = notify.SendMail(ctx, t.Config.SMTP, t.compose(r, told.AlertmanagerErr))
 	if told.MailErr == nil {
 		told.Mailed = true
-		told.noteToo(func(h *opstate.HealthHistory) { h.Mailed, h.MailedAt = keys, now })
+		told.notes = append(told.notes, func(h *opstate.HealthHistory) { h.Mailed, h.MailedAt = keys, now })
 	}
 }
 
