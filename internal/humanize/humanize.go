@@ -30,7 +30,7 @@ func Value(unit string, v float64) string {
 	case BytesPerSec:
 		return bytesText(v) + "/s"
 	case Ratio:
-		return number(100*v) + " %"
+		return percent(v) + " %"
 	case Seconds:
 		return secondsText(v)
 	}
@@ -46,6 +46,14 @@ func Signed(unit string, v float64) string {
 		return "+" + Value(unit, v)
 	}
 	return Value(unit, v)
+}
+
+// percent keeps what comes after the nines: 99.51 and 99.49 are not the same.
+func percent(v float64) string {
+	if v > 0.99 && v < 1 {
+		return strconv.FormatFloat(100*v, 'f', 2, 64)
+	}
+	return number(100 * v)
 }
 
 var prefixes = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB"}
