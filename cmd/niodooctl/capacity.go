@@ -220,7 +220,7 @@ func (f *capacityFlags) print(e *env, rep *capacity.Report) {
 	if len(rep.NotLookedAt) > 0 && !e.quiet {
 		e.heading(2, "Not looked at")
 		for _, n := range rep.NotLookedAt {
-			e.printf("- %s: %s\n", n.What, n.Why)
+			e.printf("- %s: %s\n", n.What, oneLine(n.Why))
 		}
 	}
 }
