@@ -204,8 +204,11 @@ func (k *KPI) judge(t thresholds.Threshold) {
 }
 
 // trends asks Prometheus for the means of the last hour, day and week. Of
-// several instances it is the mean.
-func (o Options) trends(ctx context.Context, all []KPI) error {
+// several instances it is the mean. It reports whether there are any.
+func (o Options) trends(ctx context.Context, all []KPI) (known bool, err error) {
+	if _, err := o.Prometheus.Retention(ctx); err != nil {
+		return false, err // in fewer words than the questions below
+	}
 	for i := range all {
 		k := &all[i]
 		if k.expr == "" {
@@ -218,12 +221,13 @@ func (o Options) trends(ctx context.Context, all []KPI) error {
 			expr := "avg(avg_over_time((" + strings.ReplaceAll(k.expr, "@", o.Selector) + ")[" + of.window + "]))"
 			v, err := o.Prometheus.Vector(ctx, expr, o.At.Truncate(time.Second))
 			if err != nil {
-				return err
+				return known, err
 			}
 			if len(v) > 0 && !math.IsNaN(float64(v[0].Value)) && !math.IsInf(float64(v[0].Value), 0) {
 				*of.into = new(float64(v[0].Value))
+				known = true
 			}
 		}
 	}
-	return nil
+	return known, nil
 }

@@ -68,9 +68,13 @@ func Build(ctx context.Context, o Options) (*Report, error) {
 		Filesystems: []Filesystem{}, Network: []Interface{}, GPUs: []GPU{}, Tuning: []Tuning{}, NotLookedAt: []NotLookedAt{}}
 	r.KPIs = o.kpis()
 	if o.Prometheus != nil {
-		if err := o.trends(ctx, r.KPIs); err != nil {
-			r.missing("trends of the KPIs", err.Error(), true)
-		} else {
+		const what = "trends of the KPIs"
+		switch known, err := o.trends(ctx, r.KPIs); {
+		case err != nil:
+			r.missing(what, err.Error(), true)
+		case !known:
+			r.missing(what, o.Prometheus.URL()+" has no data with {"+o.Selector+"}: is the exporter scraped, under that name?", false)
+		default:
 			r.Trend = o.Prometheus.URL()
 		}
 	}
