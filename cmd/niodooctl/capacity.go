@@ -31,6 +31,10 @@ const (
 	sourceOwn        = "own"
 )
 
+// capacityPause lies between two looks: long enough for the processors' counters,
+// which count hundredths of a second.
+const capacityPause = 500 * time.Millisecond
+
 const maxHorizon = 5 * 365 * 24 * time.Hour
 
 func init() {
@@ -69,11 +73,14 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 	}
 	stack := observe.Open(e.cfg, e.logger)
 	defer stack.Close()
-	now := stack.Look(ctx, capacity.Collectors())
-	if ctx.Err() != nil {
+	before := stack.Look(ctx, capacity.Collectors())
+	select {
+	case <-ctx.Done():
 		return ctx.Err()
+	case <-time.After(capacityPause):
 	}
-	rep, why, err := f.analyse(ctx, e, o, now)
+	now := stack.Look(ctx, capacity.Collectors())
+	rep, why, err := f.analyse(ctx, e, o, before, now)
 	if err != nil {
 		return err
 	}
@@ -102,9 +109,9 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 
 // analyse asks Prometheus, and takes niodooctl's own history where that may be
 // and why says what kept it from Prometheus.
-func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options, now observe.Snapshot) (rep *capacity.Report, why string, err error) {
+func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options, before, now observe.Snapshot) (rep *capacity.Report, why string, err error) {
 	if f.source == sourceOwn {
-		rep, err = capacity.Analyse(ctx, o, now)
+		rep, err = capacity.Analyse(ctx, o, before, now)
 		return rep, "", err
 	}
 	own := o
@@ -113,7 +120,7 @@ func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options,
 	case f.source == sourceAuto && !e.cfg.Enabled("prometheus"):
 		err = errors.New("it is not enabled in the configuration")
 	default:
-		if rep, err = capacity.Analyse(ctx, o, now); err == nil && len(rep.Resources) == 0 {
+		if rep, err = capacity.Analyse(ctx, o, before, now); err == nil && len(rep.Resources) == 0 {
 			err = fmt.Errorf("%s has no data with {%s}: is the exporter scraped, under that name?", o.Prometheus.URL(), f.selector)
 		}
 	}
@@ -121,7 +128,7 @@ func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options,
 		return rep, "", err
 	}
 	why = err.Error()
-	rep, err = capacity.Analyse(ctx, own, now)
+	rep, err = capacity.Analyse(ctx, own, before, now)
 	return rep, why, err
 }
 
@@ -191,7 +198,7 @@ func quantity(text string) (float64, error) {
 func (f *capacityFlags) print(e *env, rep *capacity.Report) {
 	if !e.quiet {
 		e.heading(1, fmt.Sprintf("Capacity at %s", rep.Generated.Format("2006-01-02 15:04 MST")))
-		e.printf("History: %s (%s), %d days used. Horizon: %s.", rep.Source, rep.Detail, rep.HistoryDays, rep.Until.Format("2006-01-02"))
+		e.printf("History: %s (%s), %s used. Horizon: %s.", rep.Source, rep.Detail, daysText(rep.HistoryDays), rep.Until.Format("2006-01-02"))
 		if rep.Growth != 0 {
 			e.printf(" What if: %s load, and what is stored growing as much faster.", humanize.Signed(humanize.Ratio, rep.Growth))
 		}
@@ -225,6 +232,13 @@ func (f *capacityFlags) print(e *env, rep *capacity.Report) {
 	}
 }
 
+func daysText(n int) string {
+	if n == 1 {
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", n)
+}
+
 func (f *capacityFlags) row(e *env, r capacity.Resource) []string {
 	now, limit, trend, between, ahead := "?", "", string(r.Trend.Answer), "", ""
 	if r.Use != nil {
@@ -243,7 +257,7 @@ func (f *capacityFlags) row(e *env, r capacity.Resource) []string {
 		trend = humanize.Signed(r.Unit, r.Trend.PerDay) + " a day"
 		between = humanize.Signed(r.Unit, r.Trend.Low) + " .. " + humanize.Signed(r.Unit, r.Trend.High)
 	} else if r.Trend.Answer == capacity.TooShort {
-		trend += fmt.Sprintf(" (%d days)", r.Trend.Days)
+		trend += " (" + daysText(r.Trend.Days) + ")"
 	}
 	if !r.Trend.Step.IsZero() {
 		trend += ", since a jump on " + r.Trend.Step.Format("2006-01-02")

@@ -305,8 +305,8 @@ func (c routing) emails() []Finding {
 			return
 		}
 		for _, example := range placeholders {
-			if strings.Contains(v.Value, example) && !said[key+v.Value] {
-				said[key+v.Value] = true
+			if strings.Contains(v.Value, example) && !said[v.Value] {
+				said[v.Value] = true
 				found = append(found, Finding{Level: Failing, Where: line, What: key + " is still the address of an example, " + v.Value,
 					Why: "The mail reaches nobody.", Mend: "Write the address of whoever is on call."})
 			}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -329,13 +330,18 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 			sighted[component] = true
 			continue
 		}
-		slices.Sort(missing)
-		missing = slices.Compact(missing)
-		at := place{component, Warning}
-		if !slices.ContainsFunc(missing, func(m string) bool { return !mayBeAbsent(m) }) {
-			at.level = Note
+		at := place{component, Note}
+		var titles []string
+		for _, m := range missing {
+			titles = append(titles, m.title())
+			if may, err := mayBeAbsent(ctx, m, has); err != nil {
+				errs = append(errs, err)
+			} else if !may {
+				at.level = Warning
+			}
 		}
-		blind[at] = appendNew(blind[at], r.Name+" ("+list(missing)+")")
+		slices.Sort(titles)
+		blind[at] = appendNew(blind[at], r.Name+" ("+list(slices.Compact(titles))+")")
 	}
 	// Of a component that has no data at all nothing may be absent, unless it is off.
 	for at, names := range maps.Clone(blind) {
@@ -362,7 +368,7 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		case p.off(at.component):
 			f.Mend = "The component is not enabled here. Enable its section, or switch the alerts off."
 		case at.level == Note:
-			f.Mend = "collector/README.md says when a healthy component does not report these metrics. Make sure that this is why."
+			f.Mend = "A healthy component need not report these metrics, or not with these labels: collector/README.md says when. Make sure that this is why."
 		}
 		found = append(found, f)
 	}
@@ -374,9 +380,16 @@ func (p *patient) off(component string) bool {
 	return slices.Contains(config.Names(), component) && !p.Config.Enabled(component)
 }
 
-// mayBeAbsent reports whether a healthy component need not report a metric.
-func mayBeAbsent(metric string) bool {
-	return slices.ContainsFunc(collector.Catalogue(), func(d *collector.Desc) bool { return d.Name == metric && d.Absent != "" })
+// mayBeAbsent reports whether what a selector is missing may be well: a healthy
+// component need not report the metric, or it does, with other labels.
+func mayBeAbsent(ctx context.Context, n *node, has func(context.Context, string, time.Duration) (bool, error)) (bool, error) {
+	if slices.ContainsFunc(collector.Catalogue(), func(d *collector.Desc) bool { return d.Name == n.Name && d.Absent != "" }) {
+		return true, nil
+	}
+	if n.Name == "" || n.title() == n.Name {
+		return false, nil
+	}
+	return has(ctx, "{__name__="+strconv.Quote(n.Name)+"}", 0)
 }
 
 // longHistory is how much capacity planning wants to look back on.
