@@ -80,6 +80,9 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 	case <-time.After(capacityPause):
 	}
 	now := stack.Look(ctx, capacity.Collectors())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	rep, why, err := f.analyse(ctx, e, o, before, now)
 	if err != nil {
 		return err
@@ -88,7 +91,7 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 		rep.NotLookedAt = slices.Insert(rep.NotLookedAt, 0, capacity.NotLookedAt{What: "Prometheus", Why: why})
 	}
 	if f.record {
-		if err := capacity.Record(ctx, e.cfg.Operations.StateDir, now); err != nil {
+		if err := f.keep(ctx, e.cfg.Operations.StateDir, now); err != nil {
 			rep.NotLookedAt = append(rep.NotLookedAt, capacity.NotLookedAt{What: "today's measurement",
 				Why: fmt.Sprintf("it could not be kept for later: %v; see operations.state_dir, or --no-record", err)})
 		}
@@ -105,6 +108,14 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 		return verdict(rep.Verdict)
 	}
 	return nil
+}
+
+// keep adds the measurement to the history. It waits for another run of
+// niodooctl that writes there, but not for long.
+func (f *capacityFlags) keep(ctx context.Context, dir string, now observe.Snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return capacity.Record(ctx, dir, now)
 }
 
 // analyse asks Prometheus, and takes niodooctl's own history where that may be
@@ -253,10 +264,11 @@ func (f *capacityFlags) row(e *env, r capacity.Resource) []string {
 			limit += " = " + humanize.Value(humanize.Ratio, *r.Use / *r.Limit)
 		}
 	}
-	if r.Trend.Answer == capacity.Growing || r.Trend.Answer == capacity.Shrinking {
+	switch r.Trend.Answer {
+	case capacity.Growing, capacity.Shrinking:
 		trend = humanize.Signed(r.Unit, r.Trend.PerDay) + " a day"
 		between = humanize.Signed(r.Unit, r.Trend.Low) + " .. " + humanize.Signed(r.Unit, r.Trend.High)
-	} else if r.Trend.Answer == capacity.TooShort {
+	case capacity.TooShort:
 		trend += " (" + daysText(r.Trend.Days) + ")"
 	}
 	if !r.Trend.Step.IsZero() {

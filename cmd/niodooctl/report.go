@@ -71,6 +71,9 @@ func (f *reportFlags) run(ctx context.Context, e *env) error {
 	case <-time.After(f.interval):
 	}
 	o.Now = stack.Look(ctx, nil)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	o.At = e.now().UTC()
 	rep, err := report.Build(ctx, o)
 	if err != nil {

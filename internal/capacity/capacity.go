@@ -4,6 +4,7 @@
 package capacity
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -198,7 +199,7 @@ func (o Options) assess(r resource, t track) Resource {
 	if !math.IsNaN(t.peak) {
 		out.Peak = &t.peak
 	}
-	limit := t.limit
+	limit := cmp.Or(t.limit, r.ceiling)
 	if l, ok := o.Limits[r.name]; ok {
 		limit = l
 	}

@@ -66,8 +66,6 @@ func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector
 		for _, s := range v {
 			limits[key(s.Metric)] = float64(s.Value)
 		}
-	} else if r.name == "cpu" {
-		limits = nil
 	}
 	for _, stream := range m {
 		values := slices.DeleteFunc(stream.Values, func(p model.SamplePair) bool {
@@ -81,9 +79,6 @@ func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector
 			continue
 		}
 		t := track{labels: labels(stream.Metric), now: float64(values[len(values)-1].Value), limit: limits[key(stream.Metric)], peak: math.NaN()}
-		if limits == nil {
-			t.limit = 1
-		}
 		for _, v := range values {
 			if end.Sub(v.Timestamp.Time()) <= peakDays*day && !(t.peak >= float64(v.Value)) {
 				t.peak = float64(v.Value)

@@ -151,7 +151,7 @@ func (n *node) can(ctx context.Context, has func(ctx context.Context, selector s
 			return left, missingLeft, err
 		}
 		right, missingRight, err := n.RHS.can(ctx, has)
-		missing := append(missingLeft, missingRight...)
+		missing := slices.Concat(missingLeft, missingRight)
 		if n.Op == "or" {
 			if left || right {
 				missing = nil

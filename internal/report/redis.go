@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"strings"
 	"time"
@@ -101,7 +102,7 @@ func redisConfig(ctx context.Context, cfg config.Redis) (map[string]string, erro
 		}
 	}
 	client := goredis.NewClient(opts)
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	all := map[string]string{}
 	for _, name := range redisSettings { // several in one command only from Redis 7 on
 		got, err := client.ConfigGet(ctx, name).Result()
@@ -111,9 +112,7 @@ func redisConfig(ctx context.Context, cfg config.Redis) (map[string]string, erro
 		case err != nil:
 			return nil, err
 		}
-		for k, v := range got {
-			all[k] = v
-		}
+		maps.Copy(all, got)
 	}
 	return all, nil
 }
