@@ -96,6 +96,7 @@ func (d *decoder) validate() error {
 			}
 		}
 	}
+	d.incident()
 	d.fleet()
 	return errors.Join(d.errs...)
 }
