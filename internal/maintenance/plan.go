@@ -54,8 +54,8 @@ type Step struct {
 	// is in trouble, and outside maintenance.window.
 	Loads bool
 
-	// command is the niodooctl command that does the work, "" words of it being
-	// reportsWord, else own does it.
+	// command is the niodooctl command that does the work, with reportsWord in
+	// it for the directory of the reports; without a command, own does it.
 	command []string
 	// finds says that the command looks at something: what it finds, be it bad,
 	// is no failure of the step.
@@ -63,6 +63,8 @@ type Step struct {
 	// report is the name that the command's output is kept under, in Go's way
 	// of writing dates; "" keeps it in the run's own output.
 	report string
+	// silent keeps the command's output nowhere.
+	silent bool
 	own    func(context.Context, *job) (outcome, error)
 }
 
@@ -78,7 +80,7 @@ var Steps = []Step{
 	{Name: "report", Plan: Daily, Does: "write the performance report", Limit: 10 * time.Minute,
 		command: []string{"report"}, finds: true, report: "performance_report_20060102.txt"},
 	{Name: "capacity_sample", Plan: Daily, Does: "remember today's use for the capacity plan", Limit: 5 * time.Minute,
-		command: []string{"capacity", "--quiet"}, finds: true},
+		command: []string{"capacity"}, finds: true, silent: true},
 	{Name: "vacuum", Plan: Daily, Does: "VACUUM (ANALYZE) every table", Limit: time.Hour, Loads: true, own: vacuum},
 	{Name: "log_retention", Plan: Daily, Does: "remove rotated logs and reports past their time", Limit: 10 * time.Minute, own: retention},
 

@@ -174,12 +174,12 @@ func (r *Runner) Run(ctx context.Context, plan Plan, only []string) (Report, err
 	if err := os.MkdirAll(r.Config.Operations.StateDir, 0o755); err != nil {
 		return rep, fmt.Errorf("operations.state_dir: %w", err)
 	}
-	unlock, err := r.lock(ctx)
+	unlock, waited, err := r.lock(ctx)
 	if err != nil {
 		return rep, err
 	}
 	defer unlock()
-	if err := r.runAll(ctx, &rep, steps); err != nil {
+	if err := r.runAll(ctx, &rep, steps, waited); err != nil {
 		return rep, err
 	}
 	return rep, ctx.Err()
@@ -199,8 +199,8 @@ func (r *Runner) chosen(plan Plan, only []string) []Step {
 	})
 }
 
-// runAll runs the steps while we hold the lock.
-func (r *Runner) runAll(ctx context.Context, rep *Report, steps []Step) error {
+// runAll runs the steps while we hold the lock, which we may have waited for.
+func (r *Runner) runAll(ctx context.Context, rep *Report, steps []Step, waited bool) error {
 	begun := r.Now()
 	r.health = nil
 	// Nothing is begun that nobody would learn of.
@@ -212,8 +212,9 @@ func (r *Runner) runAll(ctx context.Context, rep *Report, steps []Step) error {
 			break
 		}
 		r.Begin(s)
-		if why := r.doneMeanwhile(s, rep.Started, begun); why != "" {
-			rep.Steps = append(rep.Steps, r.end(StepReport{Step: s.Name, Started: r.Now(), Result: opstate.StepSkipped, Detail: why}))
+		if waited && r.doneSince(s, rep.Started) { // what it left is better than that we did nothing
+			rep.Steps = append(rep.Steps, r.end(StepReport{Step: s.Name, Started: r.Now(), Result: opstate.StepSkipped,
+				Detail: "another run has done it meanwhile"}))
 			continue
 		}
 		limit := s.limit(r.Config)
@@ -306,8 +307,11 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 	stderr := &lineWriter{say: func(l string) { j.say("%s", l) }}
 	stdout := io.Writer(&lineWriter{say: stderr.say})
 	var kept bytes.Buffer
-	if j.step.report != "" {
+	switch {
+	case j.step.report != "":
 		stdout = &kept
+	case j.step.silent:
+		stdout = io.Discard
 	}
 	code := j.Command(ctx, stdout, stderr, argv...)
 	if slices.Equal(argv, healthCommand) {
@@ -381,48 +385,41 @@ func (r *Runner) window(limit time.Duration) (why string, _ time.Duration) {
 	return "", min(limit, left)
 }
 
-// doneMeanwhile says that another run, which this one waited for, has done the
-// step already.
-func (r *Runner) doneMeanwhile(s Step, started, begun time.Time) string {
-	if begun.Sub(started) < lockRetry {
-		return ""
-	}
+// doneSince reports whether another run has done the step since a time.
+func (r *Runner) doneSince(s Step, at time.Time) bool {
 	m, err := opstate.Read[opstate.Maintenance](r.Config.Operations.StateDir)
-	if err != nil || !m.Steps[s.Name].Succeeded.After(started) {
-		return ""
-	}
-	return "another run has done it meanwhile"
+	return err == nil && m.Steps[s.Name].Succeeded.After(at)
 }
 
 // lock takes the lock of all plans. The system drops it when its holder dies;
-// the file itself says nothing.
-func (r *Runner) lock(ctx context.Context) (unlock func(), err error) {
+// the file itself says nothing. waited says that another run had it.
+func (r *Runner) lock(ctx context.Context) (unlock func(), waited bool, err error) {
 	path := filepath.Join(r.Config.Operations.StateDir, lockFile)
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("taking the lock: %w", err)
+		return nil, false, fmt.Errorf("taking the lock: %w", err)
 	}
 	deadline := time.Now().Add(r.Wait)
-	for told := false; ; {
+	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		switch {
 		case err == nil:
-			return func() { f.Close() }, nil
+			return func() { f.Close() }, waited, nil
 		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
 			f.Close()
-			return nil, &os.PathError{Op: "flock", Path: path, Err: err}
+			return nil, waited, &os.PathError{Op: "flock", Path: path, Err: err}
 		case time.Now().After(deadline):
 			f.Close()
-			return nil, fmt.Errorf("%s: %w%s; --wait waits for it", path, opstate.ErrLocked, r.holder())
+			return nil, waited, fmt.Errorf("%s: %w%s; --wait waits for it", path, opstate.ErrLocked, r.holder())
 		}
-		if !told {
-			told = true
+		if !waited {
+			waited = true
 			r.Say(fmt.Sprintf("waiting for another run%s", r.holder()))
 		}
 		select {
 		case <-ctx.Done():
 			f.Close()
-			return nil, ctx.Err()
+			return nil, waited, ctx.Err()
 		case <-time.After(lockRetry):
 		}
 	}

@@ -18,7 +18,7 @@ type eachTable struct {
 	verb string
 	// statement takes further options and the table's name.
 	statement string
-	// tables lists names, the neediest first, and whether autovacuum is at work
+	// tables lists names, the neediest first, and whether a vacuum is at work
 	// on the table.
 	tables string
 }
@@ -56,7 +56,7 @@ func analyze(ctx context.Context, j *job) (outcome, error) { return analyzeTable
 
 type table struct {
 	name string
-	busy bool // autovacuum is at work on it
+	busy bool // a vacuum is at work on it, autovacuum as a rule
 }
 
 func (e eachTable) run(ctx context.Context, j *job) (outcome, error) {
@@ -105,7 +105,7 @@ type tableRun struct {
 func (r *tableRun) list(tables []table) {
 	for _, t := range tables {
 		if t.busy {
-			r.say("would leave %s to autovacuum, which is at work on it", t.name)
+			r.say("would leave %s alone: a vacuum is at work on it", t.name)
 			continue
 		}
 		r.say("would %s %s", r.verb, t.name)
@@ -118,7 +118,7 @@ func (r *tableRun) each(ctx context.Context, tables []table, skip bool) (locked 
 	for i, t := range tables {
 		if t.busy {
 			r.busy++
-			r.say("%s: autovacuum is at work on it", t.name)
+			r.say("%s: a vacuum is at work on it", t.name)
 			continue
 		}
 		warnings, err := r.session.run(ctx, r.text(t.name, skip))
@@ -171,7 +171,7 @@ func (r *tableRun) problem(format string, args ...any) {
 func (r *tableRun) outcome(all int) outcome {
 	counts := fmt.Sprintf("%d of %d tables", r.well, all)
 	if r.busy > 0 {
-		counts += fmt.Sprintf(", %d left to autovacuum", r.busy)
+		counts += fmt.Sprintf(", %d being vacuumed", r.busy)
 	}
 	if r.gone > 0 {
 		counts += fmt.Sprintf(", %d dropped meanwhile", r.gone)
