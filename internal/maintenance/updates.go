@@ -37,12 +37,14 @@ type apt struct {
 var errNoAPT = errors.New("apt-get is not on this machine")
 
 // aptGet simulates an upgrade, which needs no rights and takes no lock.
-func aptGet(ctx context.Context) ([]byte, error) {
+func aptGet(ctx context.Context) ([]byte, error) { return runAPTGet(ctx, "upgrade") }
+
+func runAPTGet(ctx context.Context, args ...string) ([]byte, error) {
 	path, err := exec.LookPath("apt-get")
 	if err != nil {
 		return nil, errNoAPT
 	}
-	cmd := exec.CommandContext(ctx, path, "-s", "-q", "-o", "Debug::NoLocking=1", "upgrade")
+	cmd := exec.CommandContext(ctx, path, append([]string{"-s", "-q", "-o", "Debug::NoLocking=1"}, args...)...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"}
 	cmd.WaitDelay = time.Second
 	var stderr bytes.Buffer
