@@ -60,6 +60,9 @@ type Step struct {
 	// finds says that the command looks at something: what it finds, be it bad,
 	// is no failure of the step.
 	finds bool
+	// rotated adds the logs and those that were rotated within a day to the
+	// command, where there are any: at night today's log has just begun.
+	rotated bool
 	// report is the name that the command's output is kept under, in Go's way
 	// of writing dates; "" keeps it in the run's own output.
 	report string
@@ -76,7 +79,7 @@ var Steps = []Step{
 	{Name: "health", Plan: Daily, Does: "check the health of the stack", Limit: 2 * time.Minute,
 		command: healthCommand, finds: true},
 	{Name: "log_analysis", Plan: Daily, Does: "analyse the last day's logs into a report file", Limit: 15 * time.Minute,
-		command: []string{"logs", "analyze", "--since=24h", "--output=" + reportsWord}, finds: true},
+		command: []string{"logs", "analyze", "--since=24h", "--output=" + reportsWord}, finds: true, rotated: true},
 	{Name: "report", Plan: Daily, Does: "write the performance report", Limit: 10 * time.Minute,
 		command: []string{"report"}, finds: true, report: "performance_report_20060102.txt"},
 	{Name: "capacity_sample", Plan: Daily, Does: "remember today's use for the capacity plan", Limit: 5 * time.Minute,
@@ -118,8 +121,8 @@ func Names(steps []Step) []string {
 	return names
 }
 
-// Command returns the words of the niodooctl command that the step runs, nil
-// for a step that is no command.
+// Command returns the words of the niodooctl command that the step runs, but for
+// names of logs, and nil for a step that is no command.
 func (s Step) Command(cfg *config.Config) []string {
 	argv := slices.Clone(s.command)
 	for i := range argv {

@@ -91,6 +91,46 @@ func logDirectories(cfg *config.Config) ([]string, error) {
 	return slices.Compact(dirs), nil
 }
 
+// rotatedToday returns the logs and those that were rotated within the last day,
+// nothing if none was.
+func rotatedToday(cfg *config.Config, now time.Time) ([]string, error) {
+	var files []string
+	none := true
+	excluded := func(name string) bool { return logscan.Excluded(name, slices.Concat(cfg.Logs.Exclude, logscan.OwnReports)) }
+	for _, pattern := range cfg.Logs.Paths {
+		found, err := logscan.Expand(pattern)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		files = append(files, found...)
+		dirs, err := logscan.Expand(filepath.Dir(pattern))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, dir := range dirs {
+			entries, err := os.ReadDir(dir)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			for _, e := range entries {
+				info, err := e.Info()
+				log := series(rotated, e.Name())
+				if log == "" || excluded(log) || err != nil || !info.Mode().IsRegular() || info.ModTime().Before(now.Add(-24*time.Hour)) {
+					continue
+				}
+				files = append(files, filepath.Join(dir, e.Name()))
+				none = false
+			}
+		}
+	}
+	if none {
+		return nil, nil
+	}
+	files = slices.DeleteFunc(files, excluded)
+	slices.Sort(files)
+	return slices.Compact(files), nil
+}
+
 func retention(ctx context.Context, j *job) (outcome, error) {
 	dirs, err := logDirectories(j.Config)
 	if err != nil {

@@ -150,3 +150,24 @@ func TestHiddenProcess(t *testing.T) {
 	made(t, filepath.Join(dir, "a.log.5"), 50)
 	wants(t, step(t, cfg, retention), opstate.StepFailed, "it could not be told which files are open")
 }
+
+// The night's analysis takes in what was rotated at midnight.
+func TestRotatedToday(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cfg := config.Default()
+	cfg.Logs.Paths = []string{filepath.Join(dir, "*.log"), filepath.Join(dir, "a.*"), filepath.Join(dir, "none", "*.log")}
+	made(t, filepath.Join(dir, "a.log"), 0)
+	made(t, filepath.Join(dir, "health_monitor.log"), 0)
+	made(t, filepath.Join(dir, "a.log-20261101.gz"), 20)
+	if got, err := rotatedToday(cfg, time.Now()); got != nil || err != nil {
+		t.Errorf("without a rotation: %q, %v", got, err)
+	}
+	made(t, filepath.Join(dir, "b.log-20261125"), 0)
+	made(t, filepath.Join(dir, "health_monitor.log.1"), 0)
+	got, err := rotatedToday(cfg, time.Now())
+	want := []string{filepath.Join(dir, "a.log"), filepath.Join(dir, "a.log-20261101.gz"), filepath.Join(dir, "b.log-20261125")}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+}

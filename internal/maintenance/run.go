@@ -297,6 +297,13 @@ func cut(s string) string {
 // command runs the step's niodooctl command.
 func (j *job) command(ctx context.Context) (outcome, error) {
 	argv := j.step.Command(j.Config)
+	if j.step.rotated {
+		files, err := rotatedToday(j.Config, j.Now())
+		if err != nil {
+			return outcome{}, err
+		}
+		argv = append(argv, files...)
+	}
 	if j.DryRun {
 		j.say("would run niodooctl %s", strings.Join(argv, " "))
 		return done(false, "not run"), nil
