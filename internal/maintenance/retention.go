@@ -96,7 +96,9 @@ func logDirectories(cfg *config.Config) ([]string, error) {
 func rotatedToday(cfg *config.Config, now time.Time) ([]string, error) {
 	var files []string
 	none := true
-	excluded := func(name string) bool { return logscan.Excluded(name, slices.Concat(cfg.Logs.Exclude, logscan.OwnReports)) }
+	excluded := func(name string) bool {
+		return logscan.Excluded(name, slices.Concat(cfg.Logs.Exclude, logscan.OwnReports))
+	}
 	for _, pattern := range cfg.Logs.Paths {
 		found, err := logscan.Expand(pattern)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -22,7 +22,7 @@ import (
 
 const (
 	// maxListAge is how old the package lists may be to say that there is nothing new.
-	maxListAge = 48 * time.Hour
+	maxListAge     = 48 * time.Hour
 	refreshCommand = "sudo apt-get update"
 )
 
