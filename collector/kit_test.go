@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -229,7 +230,16 @@ func serve(t testing.TB, status int, contentType, body string) *httptest.Server 
 // serveFunc starts an HTTP server on a free loopback port.
 func serveFunc(t testing.TB, f http.HandlerFunc) *httptest.Server {
 	t.Helper()
-	srv := httptest.NewServer(f)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A server sees that its client has gone only once it has read the body:
+		// else a handler that waits for that would wait for ever.
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		f(w, r)
+	}))
 	t.Cleanup(srv.Close)
 	return srv
 }

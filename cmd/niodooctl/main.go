@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	app.Flag("config.file", "Path of the configuration file, the exporter's own. Without one the manual's ports on localhost are looked at.").
 		Envar("NIODOO_CONFIG").StringVar(&e.configFile)
 	app.Flag("thresholds.file", "Path of an edited copy of thresholds.json.").StringVar(&e.thresholdsFile)
-	app.Flag("output", "Format of the output.").Short('o').Default(formatText).EnumVar(&e.format, formatText, formatJSON, formatMarkdown)
+	app.Flag("format", "Format of the output.").Short('o').Default(formatText).EnumVar(&e.format, formatText, formatJSON, formatMarkdown)
 	app.Flag("no-color", "Never colour the output. NO_COLOR and TERM=dumb say the same.").BoolVar(&e.noColor)
 	app.Flag("quiet", "Print only what is not well, and no progress.").Short('q').BoolVar(&e.quiet)
 	app.Flag("log.level", "Lowest level to log to the standard error.").Default("error").EnumVar(&e.logLevel, logging.Levels...)

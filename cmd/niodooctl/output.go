@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,19 @@ func (e *env) json(v any) error {
 
 // printf prints to the standard output.
 func (e *env) printf(format string, args ...any) { fmt.Fprintf(e.stdout, format, args...) }
+
+// heading prints a title of a level, 1 the highest: in Markdown as such, in text
+// with an empty line before all but the first.
+func (e *env) heading(level int, title string) {
+	switch {
+	case e.format == formatMarkdown:
+		e.printf("\n%s %s\n\n", strings.Repeat("#", level), title)
+	case level == 1:
+		e.printf("%s\n", title)
+	default:
+		e.printf("\n%s\n", title)
+	}
+}
 
 // isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {

@@ -54,6 +54,7 @@ func start(ctx context.Context, l launch) (*Process, error) {
 	p.cmd = exec.Command(l.path, l.args...)
 	p.cmd.Dir = l.dir
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	p.cmd.WaitDelay = 10 * time.Second // its children may hold its output open
 	// It dies with us, be it by SIGKILL: no test leaves a server behind.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.owner, Pdeathsig: syscall.SIGKILL}
 	name := filepath.Base(l.path)

@@ -364,6 +364,7 @@ func (p *Postgres) copyTree(from, to string) error {
 // run runs one of PostgreSQL's programs as the server's user.
 func (p *Postgres) run(ctx context.Context, program string, args ...string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, program), args...)
+	cmd.WaitDelay = 10 * time.Second // as in start
 	cmd.Dir = p.base
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PG") }), "LC_ALL=C")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.owner}

@@ -254,7 +254,8 @@ func ClassesOf(line []byte) Classes {
 // Matches counts lines by class, in the order of [ClassNames].
 type Matches [NumClasses]uint64
 
-func (m *Matches) add(c Classes) {
+// Add counts a line.
+func (m *Matches) Add(c Classes) {
 	for ; c != 0; c &= c - 1 {
 		m[bits.TrailingZeros8(uint8(c))]++
 	}

@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -142,10 +141,10 @@ func TestCount(t *testing.T) {
 		"json":              jsonCorpus(10<<20, 0, 1, 2),
 		"one long line":     long,
 		"long lines":        append(append([]byte("gpu\n"), long...), "\nerror\n\nx"...),
-		"newline at bound":  append(append(bytes.Repeat([]byte("x"), countShare-1), '\n'), "error\n"...),
-		"begins at bound":   append(append(bytes.Repeat([]byte("x"), countShare), '\n'), "error\n"...),
-		"ends at a bound":   append(bytes.Repeat([]byte("x"), countShare-1), '\n'),
-		"newlines at bound": append(bytes.Repeat([]byte("x"), countShare-2), "\n\n\n\ndisk"...),
+		"newline at bound":  append(append(bytes.Repeat([]byte("x"), ShareSize-1), '\n'), "error\n"...),
+		"begins at bound":   append(append(bytes.Repeat([]byte("x"), ShareSize), '\n'), "error\n"...),
+		"ends at a bound":   append(bytes.Repeat([]byte("x"), ShareSize-1), '\n'),
+		"newlines at bound": append(bytes.Repeat([]byte("x"), ShareSize-2), "\n\n\n\ndisk"...),
 	} {
 		name := write(t, data)
 		want := grepCounts(t, name)
@@ -193,15 +192,10 @@ func TestCountShrinking(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	data, err := syscall.Mmap(int(f.Fd()), 0, 9<<20, syscall.PROT_READ, syscall.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Munmap(data)
 	if err := f.Truncate(1 << 20); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := countBytes(context.Background(), data, 2); !errors.Is(err, errShrunk) {
+	if _, err := countMapped(context.Background(), f, 9<<20, 2); !errors.Is(err, ErrNotMapped) {
 		t.Errorf("%v", err)
 	}
 	c, err := CountFile(context.Background(), f, 2)
@@ -297,8 +291,8 @@ func BenchmarkMatch(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
 				var c Counter
-				for from := 0; from < len(data); from += countChunk {
-					_, _ = c.Write(data[from:min(len(data), from+countChunk)])
+				for from := 0; from < len(data); from += ChunkSize {
+					_, _ = c.Write(data[from:min(len(data), from+ChunkSize)])
 				}
 				if c.Counts().Lines == 0 {
 					b.Fatal("nothing counted")

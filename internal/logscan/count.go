@@ -9,12 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"syscall"
 )
 
 // Counts are the numbers of lines, in all and by class: what `grep -c` says. A
@@ -24,7 +21,8 @@ type Counts struct {
 	Matches Matches
 }
 
-func (c *Counts) add(o Counts) {
+// Add adds another stream's counts.
+func (c *Counts) Add(o Counts) {
 	c.Lines += o.Lines
 	for i := range c.Matches {
 		c.Matches[i] += o.Matches[i]
@@ -46,7 +44,7 @@ func (c *Counter) Write(p []byte) (int, error) {
 	}
 	c.hits, c.seen = match(c.hits[:0], p, c.stitch(p))
 	for _, h := range c.hits {
-		c.counts.Matches.add(h.classes)
+		c.counts.Matches.Add(h.classes)
 	}
 	c.counts.Lines += uint64(bytes.Count(p, newline))
 	c.keepTail(p, bytes.LastIndexByte(p, '\n')+1)
@@ -57,115 +55,27 @@ var newline = []byte{'\n'}
 
 // Counts ends the stream and returns what was counted.
 func (c *Counter) Counts() Counts {
-	if c.size > 0 {
-		c.counts.Lines++
-		c.counts.Matches.add(c.seen)
-		c.carry = carry{}
-	}
+	c.endLine()
 	return c.counts
 }
 
-const (
-	countChunk = 256 << 10 // what is read at once: it stays in the second-level cache
-	countShare = 4 << 20   // what a worker takes at once
-)
+func (c *Counter) endLine() {
+	if c.size > 0 {
+		c.counts.Lines++
+		c.counts.Matches.Add(c.seen)
+		c.carry = carry{}
+	}
+}
 
 // Count counts the lines of the first size bytes of r with a number of workers
-// side by side. Each of them holds a chunk of 256 KiB, whatever the lines are.
+// side by side. Each of them holds one chunk, whatever the lines are.
 func Count(ctx context.Context, r io.ReaderAt, size int64, workers int) (Counts, error) {
-	var (
-		next  atomic.Int64
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		total Counts
-		errs  []error
-	)
-	for range max(1, min(workers, int((size+countShare-1)/countShare))) {
-		wg.Go(func() {
-			buf := make([]byte, countChunk)
-			c := &Counter{}
-			for {
-				from := next.Add(countShare) - countShare
-				if from >= size {
-					return
-				}
-				err := c.countShare(ctx, r, buf, from, size)
-				mu.Lock()
-				if total.add(c.Counts()); err != nil {
-					errs = append(errs, err)
-				}
-				mu.Unlock()
-				if c.counts = (Counts{}); err != nil {
-					next.Store(size)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return total, errors.Join(errs...)
-}
-
-// countShare counts the lines that begin in the share at from, to the end of
-// the last of them.
-func (c *Counter) countShare(ctx context.Context, r io.ReaderAt, buf []byte, from, size int64) error {
-	end := min(from+countShare, size)
-	at, inside := from, true
-	if from > 0 {
-		at, inside = from-1, false // a newline just before makes the first byte a beginning
-	}
-	for at < size {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		want := int64(len(buf))
-		if at < end {
-			want = min(want, end-at)
-		}
-		n, err := r.ReadAt(buf[:min(want, size-at)], at)
-		chunk := buf[:n]
-		past := at >= end // all that is wanted of it is the rest of a line
-		at += int64(n)
-		if !inside {
-			i := bytes.IndexByte(chunk, '\n')
-			if i < 0 && at >= end { // no line begins in the share
-				return endOf(err)
-			}
-			if i >= 0 {
-				chunk, inside = chunk[i+1:], true
-			} else {
-				chunk = nil
-			}
-		}
-		if past {
-			if i := bytes.IndexByte(chunk, '\n'); i >= 0 {
-				_, _ = c.Write(chunk[:i+1])
-				return nil
-			}
-		}
-		_, _ = c.Write(chunk)
-		if err != nil {
-			return endOf(err)
-		}
-		if at >= end && c.size == 0 {
-			return nil
-		}
-	}
-	return nil
-}
-
-// endOf is the error of a read but for the end of the file, which may have
-// become shorter since it was measured.
-func endOf(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
+	return count(ctx, size, workers, func() (View, func()) { return ReadView(r, make([]byte, ChunkSize)), func() {} })
 }
 
 // CountFile counts the lines of a regular file with a number of workers side by
-// side. It reads the file where the system has it in memory, which spares a
-// copy; if the file becomes shorter meanwhile, it is counted again by [Count].
+// side, through a [Window] each; if that cannot be, or the file becomes shorter
+// meanwhile, by [Count].
 func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -174,24 +84,23 @@ func CountFile(ctx context.Context, f *os.File, workers int) (Counts, error) {
 	if !info.Mode().IsRegular() {
 		return Counts{}, fmt.Errorf("%s: %w", f.Name(), errNotRegular)
 	}
-	size := info.Size()
-	if size > 0 && size <= math.MaxInt {
-		data, err := syscall.Mmap(int(f.Fd()), 0, int(size), syscall.PROT_READ, syscall.MAP_SHARED)
-		if err == nil {
-			total, err := countBytes(ctx, data, workers)
-			_ = syscall.Munmap(data)
-			if !errors.Is(err, errShrunk) {
-				return total, err
-			}
-		}
+	total, err := countMapped(ctx, f, info.Size(), workers)
+	if errors.Is(err, ErrNotMapped) {
+		return Count(ctx, f, info.Size(), workers)
 	}
-	return Count(ctx, f, size, workers)
+	return total, err
 }
 
-var errShrunk = errors.New("the file became shorter while it was read")
+func countMapped(ctx context.Context, f *os.File, size int64, workers int) (Counts, error) {
+	return count(ctx, size, workers, func() (View, func()) {
+		w := &Window{File: f, Size: size}
+		return w.View, w.Close
+	})
+}
 
-// countBytes is Count for a mapped file.
-func countBytes(ctx context.Context, data []byte, workers int) (Counts, error) {
+// count has every worker take one share after the other. newView returns a
+// worker's way to the bytes, and what ends it.
+func count(ctx context.Context, size int64, workers int, newView func() (View, func())) (Counts, error) {
 	var (
 		next  atomic.Int64
 		wg    sync.WaitGroup
@@ -199,57 +108,33 @@ func countBytes(ctx context.Context, data []byte, workers int) (Counts, error) {
 		total Counts
 		errs  []error
 	)
-	for range max(1, min(workers, (len(data)+countShare-1)/countShare)) {
+	for range max(1, min(workers, int((size+ShareSize-1)/ShareSize))) {
 		wg.Go(func() {
-			counts, err := countMapped(ctx, data, &next)
+			view, end := newView()
+			defer end()
+			c := &Counter{}
+			err := Guard(func() error {
+				for {
+					from := next.Add(ShareSize) - ShareSize
+					if from >= size {
+						return nil
+					}
+					if _, err := ReadShare(ctx, view, from, size, c); err != nil {
+						return err
+					}
+					c.endLine()
+				}
+			})
+			if err != nil {
+				next.Store(size)
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if total.add(counts); err != nil {
+			if total.Add(c.Counts()); err != nil {
 				errs = append(errs, err)
-				next.Store(int64(len(data)))
 			}
 		})
 	}
 	wg.Wait()
 	return total, errors.Join(errs...)
-}
-
-// countMapped counts one share after the other. Touching a page that is no
-// longer in the file is an error here, not the end of the process.
-func countMapped(ctx context.Context, data []byte, next *atomic.Int64) (total Counts, err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			if _, fault := p.(interface{ Addr() uintptr }); !fault {
-				panic(p)
-			}
-			err = errShrunk
-		}
-	}()
-	var c Counter
-	for {
-		from := int(next.Add(countShare)) - countShare
-		if from >= len(data) {
-			return total, nil
-		}
-		start, end := lineStart(data, from), lineStart(data, min(from+countShare, len(data)))
-		for start < end {
-			if err := ctx.Err(); err != nil {
-				return total, err
-			}
-			n := min(countChunk, end-start)
-			_, _ = c.Write(data[start : start+n])
-			start += n
-		}
-		total.add(c.Counts())
-		c.counts = Counts{}
-	}
-}
-
-// lineStart returns where the first line begins at or after i.
-func lineStart(data []byte, i int) int {
-	if i == 0 || i >= len(data) {
-		return min(i, len(data))
-	}
-	return min(lineEnd(data, i-1)+1, len(data))
 }

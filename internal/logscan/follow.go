@@ -234,7 +234,7 @@ func (f *Follower) find() (map[string]fileAt, []error) {
 		}
 		for _, path := range paths {
 			path = filepath.Clean(path)
-			if excluded(path, f.o.Exclude) || slices.Contains(compressed, filepath.Ext(path)) {
+			if Excluded(path, f.o.Exclude) || slices.Contains(compressed, filepath.Ext(path)) {
 				continue
 			}
 			c, known := found[path]
@@ -575,7 +575,7 @@ func (l *log) count(now time.Time) func(Line) {
 	return func(line Line) {
 		level := LevelOf(line.Head)
 		l.Tally.Levels[level]++
-		l.Tally.Matches.add(line.Classes)
+		l.Tally.Matches.Add(line.Classes)
 		if level != Error {
 			return
 		}

@@ -50,23 +50,35 @@ const (
 func LevelOf(line []byte) Level {
 	if isObject(line) {
 		v, _ := field(line, "level")
-		return levelOf(v, true)
+		return ParseLevel(v)
 	}
-	rest := line[:min(len(line), wordWindow)]
+	l, _ := TextLevel(line)
+	return l
+}
+
+// TextLevel returns the level of a line of text, and where what follows the
+// level begins in it: 0 if the line has no level.
+func TextLevel(line []byte) (l Level, after int) {
+	head := line[:min(len(line), wordWindow)]
+	rest := head
 	for range wordLimit {
 		var w []byte
 		if w, rest = nextWord(rest); len(w) == 0 {
 			break
 		}
+		after := len(head) - len(rest)
 		if v, ok := bytes.CutPrefix(w, []byte("level=")); ok {
-			return levelOf(bytes.Trim(v, `"`), true)
+			return ParseLevel(bytes.Trim(v, `"`)), after
 		}
 		if l := levelOf(bytes.TrimRight(w, ":,"), false); l != Other {
-			return l
+			return l, after
 		}
 	}
-	return Other
+	return Other, 0
 }
+
+// ParseLevel returns the level that a word names, in any case.
+func ParseLevel(word []byte) Level { return levelOf(word, true) }
 
 func levelOf(w []byte, anyCase bool) Level {
 	if len(w) < 3 || len(w) > len("CRITICAL") {
@@ -86,7 +98,7 @@ func levelOf(w []byte, anyCase bool) Level {
 func nextWord(text []byte) (word, rest []byte) {
 	i := 0
 	for i < len(text) {
-		if n := escape(text[i:]); n > 0 {
+		if n := Escape(text[i:]); n > 0 {
 			i += n
 		} else if between(text[i]) {
 			i++
@@ -109,9 +121,9 @@ func between(c byte) bool {
 	return false
 }
 
-// escape returns the length of the terminal control sequence that text begins
+// Escape returns the length of the terminal control sequence that text begins
 // with: ESC [ parameters letter. It is 0 if there is none.
-func escape(text []byte) int {
+func Escape(text []byte) int {
 	if len(text) < 2 || text[0] != '\x1b' || text[1] != '[' {
 		return 0
 	}
@@ -136,7 +148,7 @@ func TimeOf(line []byte) (time.Time, bool) {
 	if isObject(line) {
 		for _, name := range timeFields {
 			if v, ok := field(line, name); ok {
-				return parseTime(v, nil)
+				return ParseTime(v)
 			}
 		}
 		return time.Time{}, false
@@ -148,6 +160,9 @@ func TimeOf(line []byte) (time.Time, bool) {
 	second, _ := nextWord(rest)
 	return parseTime(first, second)
 }
+
+// ParseTime reads RFC 3339, Unix seconds or "2006-01-02 15:04:05" in the local zone.
+func ParseTime(v []byte) (time.Time, bool) { return parseTime(v, nil) }
 
 // parseTime reads a date and time, or a date whose time is the next word, or
 // seconds since 1970.

@@ -111,8 +111,8 @@ func BenchmarkStream(b *testing.B) {
 			var levels [NumLevels]uint64
 			each := func(l Line) { levels[LevelOf(l.Head)]++ }
 			for b.Loop() {
-				for from := 0; from < len(data); from += countChunk {
-					s.Write(data[from:min(len(data), from+countChunk)], each)
+				for from := 0; from < len(data); from += ChunkSize {
+					s.Write(data[from:min(len(data), from+ChunkSize)], each)
 				}
 			}
 			if levels[Info] == 0 {

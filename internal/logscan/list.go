@@ -22,6 +22,10 @@ const maxEntries = 10_000
 // write beside the logs. They repeat words of the logs and are no input.
 var OwnReports = []string{"health_monitor.log", "incident_*.log", "log_analysis_*.txt"}
 
+// ReportMarker begins the first line of a report that is written for people and
+// may lie beside the logs under any name. Such a file is no input either.
+const ReportMarker = "# niodooctl report: "
+
 // compressed are the endings of rotated files that cannot be read line by line.
 var compressed = []string{".gz", ".bz2", ".xz", ".zst", ".lz4"}
 
@@ -91,8 +95,8 @@ func readNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// excluded reports whether a path's base name matches one of the globs.
-func excluded(path string, globs []string) bool {
+// Excluded reports whether a path's base name matches one of the globs.
+func Excluded(path string, globs []string) bool {
 	base := filepath.Base(path)
 	return slices.ContainsFunc(globs, func(g string) bool {
 		ok, _ := filepath.Match(g, base)

@@ -236,7 +236,7 @@ func (f *Follower) resume(now time.Time) []error {
 
 // wants reports whether a path is one of those that are followed.
 func (f *Follower) wants(path string) bool {
-	return !excluded(path, f.o.Exclude) && slices.ContainsFunc(f.o.Paths, func(p string) bool {
+	return !Excluded(path, f.o.Exclude) && slices.ContainsFunc(f.o.Paths, func(p string) bool {
 		ok, _ := filepath.Match(p, path)
 		return ok || p == path
 	})

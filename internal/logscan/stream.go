@@ -5,22 +5,28 @@ package logscan
 
 import "bytes"
 
-// HeadSize is how much of a line's beginning a [Stream] keeps, in bytes: its
-// level and time stand there. Classes are found in all of a line, however long.
+// HeadSize is how much of a line's beginning a [Stream] keeps, in bytes, unless
+// it says otherwise: a line's level and time stand there. Classes are found in
+// all of a line, however long.
 const HeadSize = 1024
 
 // Line is one line of a log.
 type Line struct {
-	// Head is the line without its newline, at most [HeadSize] bytes of it. It
-	// is valid until the next line.
+	// Head is the line without its newline, at most [Stream.Head] bytes of it.
+	// It is valid until the next line.
 	Head []byte
+	// Size is that of the whole line without its newline, in bytes.
+	Size int64
 	// Classes are the classes that the whole line is in.
 	Classes Classes
 }
 
 // Stream puts the lines of a log together from chunks of any size. It holds at
-// most [HeadSize] bytes of an unfinished line. The zero Stream is ready for use.
+// most the head of an unfinished line. The zero Stream is ready for use.
 type Stream struct {
+	// Head is how much of a line's beginning is kept, in bytes; 0 is [HeadSize].
+	Head int
+
 	carry
 	head []byte
 	hits []hit
@@ -41,7 +47,7 @@ func (s *Stream) Write(chunk []byte, each func(Line)) {
 	}
 	s.seen = s.stitch(chunk)
 	s.hits, s.seen = match(s.hits[:0], chunk, s.seen)
-	hits := s.hits
+	hits, before, limit := s.hits, s.size, s.limit()
 	start := 0
 	for {
 		n := bytes.IndexByte(chunk[start:], '\n')
@@ -49,7 +55,7 @@ func (s *Stream) Write(chunk []byte, each func(Line)) {
 			break
 		}
 		end := start + n
-		l := Line{Head: chunk[start:min(end, start+HeadSize)]}
+		l := Line{Head: chunk[start:min(end, start+limit)], Size: before + int64(n)}
 		if len(hits) > 0 && hits[0].end == end {
 			l.Classes, hits = hits[0].classes, hits[1:]
 		}
@@ -58,7 +64,7 @@ func (s *Stream) Write(chunk []byte, each func(Line)) {
 			l.Head, s.head = s.head, s.head[:0]
 		}
 		each(l)
-		start = end + 1
+		start, before = end+1, 0
 	}
 	s.keepHead(chunk[start:])
 	s.keepTail(chunk, start)
@@ -67,16 +73,26 @@ func (s *Stream) Write(chunk []byte, each func(Line)) {
 // Finish ends the unfinished line, if there is one: nothing follows it.
 func (s *Stream) Finish(each func(Line)) {
 	if s.size > 0 {
-		each(Line{Head: s.head, Classes: s.seen})
+		each(Line{Head: s.head, Size: s.size, Classes: s.seen})
 	}
-	s.carry, s.head = carry{}, s.head[:0]
+	s.Drop()
 }
 
-// Unfinished returns how many bytes of an unfinished line the stream was given.
-func (s *Stream) Unfinished() int64 { return s.size }
+// Drop forgets the unfinished line.
+func (s *Stream) Drop() { s.carry, s.head = carry{}, s.head[:0] }
+
+// Unfinished returns how many bytes of an unfinished line were given.
+func (c *carry) Unfinished() int64 { return c.size }
+
+func (s *Stream) limit() int {
+	if s.Head > 0 {
+		return s.Head
+	}
+	return HeadSize
+}
 
 func (s *Stream) keepHead(b []byte) {
-	s.head = append(s.head, b[:min(len(b), HeadSize-len(s.head))]...)
+	s.head = append(s.head, b[:min(len(b), s.limit()-len(s.head))]...)
 }
 
 // stitch returns the classes of the unfinished line with those words that end

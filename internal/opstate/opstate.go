@@ -10,6 +10,7 @@
 //	drills.json       the last restore drill
 //	incidents.json    open incidents, the latest closed ones, and totals
 //	heartbeat.json    when the listener last heard from Watchdog and its peers
+//	capacity.json     what capacity runs have measured, thinned out with age
 //
 // Each is replaced as a whole, so that a reader needs no lock and never sees
 // half of one; writers take turns by a lock on the directory itself, which needs
@@ -54,7 +55,7 @@ var (
 
 // Document is one concern's state.
 type Document interface {
-	Health | Maintenance | Drills | Incidents | Heartbeat
+	Health | Maintenance | Drills | Incidents | Heartbeat | Capacity
 	file() string
 	validate() error
 }
