@@ -480,4 +480,3 @@ func (s *Postgres) drop(ctx context.Context, database string) error {
 	_, err = conn.Exec(ctx, "DROP DATABASE IF EXISTS "+quote(database)+" WITH (FORCE)")
 	return err
 }
-
