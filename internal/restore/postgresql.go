@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,27 @@ type Postgres struct {
 	Programs Programs
 	// id tells the databases of one restore from those of another.
 	id string
+	// scratch says that the server is a drill's: without tablespaces.
+	scratch bool
+}
+
+// ErrRestore says that a dump is whole, and PostgreSQL cannot restore it.
+var ErrRestore = errors.New("the dump cannot be restored")
+
+// surroundings are what PostgreSQL says when the machine is at fault and not
+// the dump: a full disk, an extension that is not installed, programs too old.
+var surroundings = regexp.MustCompile(`No space left on device|extension control file|extension ".*" is not available|could not (access|load library|open shared memory)|` +
+	`unsupported version|out of memory|terminating connection|server closed the connection|could not connect|connection to server|Cannot allocate memory`)
+
+// cannot says of a failure of pg_restore or psql that the dump is at fault, if it is.
+func cannot(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil || surroundings.MatchString(err.Error()) {
+		return err
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrRestore, err)
 }
 
 const (
@@ -258,7 +280,7 @@ func (s *Postgres) fill(ctx context.Context, d dump, database string) error {
 		return err
 	}
 	defer f.Close()
-	program, args := "pg_restore", []string{"--exit-on-error"}
+	program, args := "pg_restore", append(s.flags(), "--exit-on-error")
 	if d.script {
 		program, args = "psql", []string{"-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-o", "/dev/null", "-f", "-"}
 	}
@@ -269,7 +291,15 @@ func (s *Postgres) fill(ctx context.Context, d dump, database string) error {
 	defer done()
 	c.Stdin = f
 	_, err = s.Programs.run(c)
-	return err
+	return cannot(ctx, err)
+}
+
+// flags are for every run of pg_restore.
+func (s *Postgres) flags() []string {
+	if s.scratch {
+		return []string{"--no-tablespaces"}
+	}
+	return nil
 }
 
 func (s *Postgres) analyze(ctx context.Context, database string) error {
@@ -317,7 +347,7 @@ func (s *Postgres) about(ctx context.Context, d dump, database string) ([]statem
 			return nil, err
 		}
 	}
-	script, err := s.readDump(ctx, path, "-C", "-s", "-f", "-")
+	script, err := s.readDump(ctx, path, append(s.flags(), "-C", "-s", "-f", "-")...)
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +372,8 @@ func (s *Postgres) readDump(ctx context.Context, path string, args ...string) (s
 	defer f.Close()
 	c := s.Programs.command(ctx, "pg_restore", args...)
 	c.Stdin = f
-	return s.Programs.run(c)
+	out, err := s.Programs.run(c)
+	return out, cannot(ctx, err)
 }
 
 // schema dumps a live database's definitions, for what is to be kept of them.

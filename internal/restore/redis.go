@@ -69,25 +69,30 @@ func (r redisServer) info(ctx context.Context, section string) (map[string]strin
 	return fields, nil
 }
 
-// keys returns the number of keys in all databases.
-func (r redisServer) keys(ctx context.Context) (int64, error) {
+// keysByDatabase returns the number of keys of each database that has any.
+func (r redisServer) keysByDatabase(ctx context.Context) (map[string]int64, error) {
 	fields, err := r.info(ctx, "keyspace")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var total int64
+	keys := map[string]int64{}
 	for db, value := range fields {
-		if !strings.HasPrefix(db, "db") {
-			continue
-		}
 		first, _, _ := strings.Cut(value, ",")
-		n, err := strconv.ParseInt(strings.TrimPrefix(first, "keys="), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("redis: INFO says %s:%.100s", db, value)
+		if keys[db], err = strconv.ParseInt(strings.TrimPrefix(first, "keys="), 10, 64); err != nil {
+			return nil, fmt.Errorf("redis: INFO says %s:%.100s", db, value)
 		}
+	}
+	return keys, nil
+}
+
+// keys returns the number of keys in all databases.
+func (r redisServer) keys(ctx context.Context) (int64, error) {
+	all, err := r.keysByDatabase(ctx)
+	var total int64
+	for _, n := range all {
 		total += n
 	}
-	return total, nil
+	return total, err
 }
 
 // master reports why a server cannot be given a data set, nil if it can.

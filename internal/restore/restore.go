@@ -277,7 +277,7 @@ func (r *Restore) choose(cfg *config.Config, members []member) error {
 		return nil
 	}
 	if wanted(PostgreSQL) && has(backup.PostgreSQLDir) {
-		t, err := newDatabase(cfg, r.opts, r.scratch, id)
+		t, err := newDatabases(cfg, r.opts, r.scratch, id)
 		if err != nil {
 			return err
 		}
@@ -442,7 +442,7 @@ func (r *Restore) Close() {
 		t.discard()
 	}
 	if r.scratch != "" {
-		_ = os.RemoveAll(r.scratch)
+		_ = removeTree(r.scratch)
 	}
 }
 
@@ -626,6 +626,6 @@ func (d *directory) discard() {
 	}
 	d.tree.close()
 	if !d.committed {
-		_ = os.RemoveAll(d.staging)
+		_ = removeTree(d.staging)
 	}
 }

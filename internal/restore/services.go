@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -54,81 +55,120 @@ func (s *staged) stage(h *tar.Header, r io.Reader) error {
 
 func (s *staged) discard() { _ = os.RemoveAll(s.dir) }
 
-// database is a target: a database of a PostgreSQL server.
-type database struct {
+// databases is a target: a PostgreSQL server.
+type databases struct {
 	staged
 	server *Postgres
-	name   string // to restore into; "" is that of the dump
-	dump   string // the member
-	fresh  string
-	notes  []string
+	// as is the name to restore into; "" is that of the dump.
+	as    string
+	dumps []*databaseDump
+	notes []string
 }
 
-func newDatabase(cfg *config.Config, o Options, scratch, id string) (*database, error) {
+// databaseDump is a database on its way.
+type databaseDump struct {
+	member string
+	name   string // of the database to be
+	live   bool
+	fresh  string // of the one that is restored and not swapped yet
+}
+
+func newDatabases(cfg *config.Config, o Options, scratch, id string) (*databases, error) {
 	server, err := newPostgres(cfg, id)
-	return &database{staged: staged{dir: filepath.Join(scratch, PostgreSQL)}, server: server, name: o.Database}, err
+	return &databases{staged: staged{dir: filepath.Join(scratch, PostgreSQL)}, server: server, as: o.Database}, err
 }
 
-func (d *database) takes(member string) bool { return strings.HasPrefix(member, backup.PostgreSQLDir) }
+func (d *databases) takes(member string) bool { return strings.HasPrefix(member, backup.PostgreSQLDir) }
 
-func (d *database) plan(ctx context.Context) (Step, error) {
-	for _, n := range d.names {
-		if n == backup.GlobalsMember {
-			continue
-		}
-		if d.dump != "" {
-			return Step{}, fmt.Errorf("%s and %s: more than one database is in it: restore with --to, and each with pg_restore", d.dump, n)
-		}
-		d.dump = n
+// databaseOf returns the database that a member is the dump of, false for none.
+func databaseOf(member string) (name string, ok bool) {
+	base, ok := strings.CutPrefix(member, backup.PostgreSQLDir)
+	if !ok || member == backup.GlobalsMember {
+		return "", false
 	}
-	base := path.Base(d.dump)
-	d.name = cmp.Or(d.name, strings.TrimSuffix(base, path.Ext(base)))
-	step := Step{Part: PostgreSQL, What: "the database of " + d.dump, Bytes: d.bytes,
-		Target: fmt.Sprintf("the database %q on %s", d.name, d.server.address())}
-	live, err := d.server.exists(ctx, d.name)
-	if err != nil {
-		return step, err
+	for _, suffix := range []string{backup.DumpSuffix, scriptSuffix} {
+		if name, ok := strings.CutSuffix(base, suffix); ok {
+			return name, true
+		}
 	}
-	if live {
-		step.Live = "it exists"
-		step.Kept = fmt.Sprintf("kept as %q; its sessions are ended", d.server.derived(d.name, "before"))
+	return "", false
+}
+
+func (d *databases) expect(member string, bytes int64) {
+	d.staged.expect(member, bytes)
+	if name, ok := databaseOf(member); ok {
+		d.dumps = append(d.dumps, &databaseDump{member: member, name: cmp.Or(d.as, name)})
+	}
+}
+
+func (d *databases) plan(ctx context.Context) (Step, error) {
+	if d.as != "" && len(d.dumps) > 1 {
+		return Step{}, fmt.Errorf("there are %d databases in it: they cannot all become %q; use --to, and pg_restore", len(d.dumps), d.as)
+	}
+	step := Step{Part: PostgreSQL, Bytes: d.bytes, Target: "PostgreSQL on " + d.server.address()}
+	var names, live, kept []string
+	for _, one := range d.dumps {
+		names = append(names, strconv.Quote(one.name))
+		var err error
+		if one.live, err = d.server.exists(ctx, one.name); err != nil {
+			return step, err
+		}
+		if one.live {
+			live = append(live, fmt.Sprintf("the database %q exists", one.name))
+			kept = append(kept, strconv.Quote(d.server.derived(one.name, "before")))
+		}
+	}
+	step.What = "the database " + strings.Join(names, ", ")
+	if len(live) > 0 {
+		step.Live = strings.Join(live, ", ")
+		step.Kept = "kept as " + strings.Join(kept, ", ") + "; its sessions are ended"
 	}
 	return step, nil
 }
 
-func (d *database) stage(h *tar.Header, r io.Reader) error {
+func (d *databases) stage(h *tar.Header, r io.Reader) error {
 	if strings.HasSuffix(h.Name, scriptSuffix) && h.Name != backup.GlobalsMember {
 		return d.staged.stage(h, &withoutCR{r: r})
 	}
 	return d.staged.stage(h, r)
 }
 
-func (d *database) prepare(ctx context.Context) error {
-	in := dump{path: d.path(d.dump), script: strings.HasSuffix(d.dump, scriptSuffix)}
+func (d *databases) prepare(ctx context.Context) error {
 	globals, err := os.ReadFile(d.path(backup.GlobalsMember))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	in.globals = string(globals)
-	d.fresh, d.notes, err = d.server.load(ctx, in, d.name)
-	return err
+	for _, one := range d.dumps {
+		in := dump{path: d.path(one.member), script: strings.HasSuffix(one.member, scriptSuffix), globals: string(globals)}
+		var notes []string
+		one.fresh, notes, err = d.server.load(ctx, in, one.name)
+		d.notes = append(d.notes, notes...)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (d *database) commit(ctx context.Context) ([]string, error) {
-	before, err := d.server.swap(ctx, d.fresh, d.name)
-	if err != nil {
-		return d.notes, err
-	}
-	d.fresh = ""
-	if before != "" {
-		d.notes = append(d.notes, fmt.Sprintf("the database that was there is kept; once it is not needed: DROP DATABASE %s;", quote(before)))
+func (d *databases) commit(ctx context.Context) ([]string, error) {
+	for _, one := range d.dumps {
+		before, err := d.server.swap(ctx, one.fresh, one.name)
+		if err != nil {
+			return d.notes, err
+		}
+		one.fresh = ""
+		if before != "" {
+			d.notes = append(d.notes, fmt.Sprintf("the database that was there is kept; once it is not needed: DROP DATABASE %s;", quote(before)))
+		}
 	}
 	return d.notes, nil
 }
 
-func (d *database) discard() {
-	if d.fresh != "" {
-		_ = d.server.drop(context.Background(), d.fresh)
+func (d *databases) discard() {
+	for _, one := range d.dumps {
+		if one.fresh != "" {
+			_ = d.server.drop(context.Background(), one.fresh)
+		}
 	}
 	d.staged.discard()
 }
