@@ -280,16 +280,22 @@ func (d *drill) postgresql(ctx context.Context) error {
 	if longest := len(d.dir) + len("/pg1234567890/.s.PGSQL.5432.lock"); longest > maxSocketPath {
 		return fmt.Errorf("the path %s is too long for a socket: give a shorter --scratch", d.opts.Scratch)
 	}
-	server, err := localserver.StartPostgres(ctx, localserver.PostgresOptions{Scratch: d.dir, Programs: bin, Settings: map[string]string{
+	running, err := localserver.StartPostgres(ctx, localserver.PostgresOptions{Scratch: d.dir, Programs: bin, Settings: map[string]string{
 		"wal_level": "minimal", "max_wal_senders": "0", "max_wal_size": "'8GB'", "maintenance_work_mem": "'256MB'", "shared_buffers": "'128MB'",
 		"autovacuum": "off", "archive_mode": "off",
 	}})
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
-	pg := &Postgres{Programs: Programs{dir: bin}, id: "drill", scratch: true, Config: config.PostgreSQL{
-		Host: server.SocketDir, Port: server.Port, User: localserver.PostgresSuperuser, SSLMode: "disable"}}
+	defer running.Stop()
+	scratch := &config.Config{
+		Services: config.Services{PostgreSQL: config.PostgreSQL{Host: running.SocketDir, Port: running.Port, User: localserver.PostgresSuperuser, SSLMode: "disable"}},
+		Local:    config.Local{Backup: config.Backup{PGDump: filepath.Join(bin, "pg_dump")}}}
+	p, err := source.OpenPostgres(ctx, scratch)
+	if err != nil {
+		return err
+	}
+	pg := &server{Postgres: p, id: "drill", scratch: true}
 	globals, err := os.ReadFile(d.pg.path(backup.GlobalsMember))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -317,8 +323,8 @@ func (d *drill) postgresql(ctx context.Context) error {
 
 // compareRows compares a database's rows with those of the manifest, and takes
 // out of want what it found.
-func (d *drill) compareRows(ctx context.Context, pg *Postgres, database, prefix string, want map[string]backup.Rows) error {
-	conn, err := pg.connect(ctx, database)
+func (d *drill) compareRows(ctx context.Context, pg *server, database, prefix string, want map[string]backup.Rows) error {
+	conn, err := pg.Connect(ctx, database)
 	if err != nil {
 		return err
 	}

@@ -4,34 +4,30 @@
 package restore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/backup/source"
 )
 
-// Postgres is a server into which databases are restored.
-type Postgres struct {
-	// Config says how it is reached, and as whom: a superuser, for the roles and
-	// the owners to be what they were.
-	Config config.PostgreSQL
-	// Programs is where pg_restore and psql are.
-	Programs Programs
+// server is a PostgreSQL server into which databases are restored.
+type server struct {
+	*source.Postgres
+	address string
 	// id tells the databases of one restore from those of another.
 	id string
-	// scratch says that the server is a drill's: without tablespaces.
+	// scratch says that it is a drill's: without tablespaces.
 	scratch bool
 }
 
@@ -55,144 +51,10 @@ func cannot(ctx context.Context, err error) error {
 }
 
 const (
-	// maintenanceDB is where one connects to that renames databases.
-	maintenanceDB = "postgres"
 	// terminateWait bounds the wait for a session to end, in milliseconds.
 	terminateWait = 10000
 	maxIdentifier = 63
 )
-
-// containerPrefix marks a pg_dump that is run in a container.
-const containerPrefix = "container:"
-
-// Programs runs PostgreSQL's programs.
-type Programs struct {
-	dir, container string
-}
-
-// NewPrograms returns the programs that lie beside the configured pg_dump, which
-// is a path, a name in PATH, or container:NAME.
-func NewPrograms(pgDump string) (Programs, error) {
-	if name, ok := strings.CutPrefix(pgDump, containerPrefix); ok {
-		return Programs{container: name}, nil
-	}
-	path, err := exec.LookPath(pgDump)
-	if err != nil {
-		return Programs{}, fmt.Errorf("backup.pg_dump: %w: install the package postgresql-client, or name the program", err)
-	}
-	return Programs{dir: filepath.Dir(path)}, nil
-}
-
-// command returns a program to run. Nothing of the environment says where to:
-// the arguments do.
-func (p Programs) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	var c *exec.Cmd
-	if p.container != "" {
-		c = exec.CommandContext(ctx, "docker", slices.Concat([]string{"exec", "-i", p.container, name}, args)...)
-	} else {
-		c = exec.CommandContext(ctx, filepath.Join(p.dir, name), args...)
-	}
-	c.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PG") })
-	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.WaitDelay = 10 * time.Second
-	return c
-}
-
-// run runs a program to its end and returns what it wrote.
-func (p Programs) run(c *exec.Cmd) (string, error) {
-	var out, warnings bytes.Buffer
-	c.Stdout, c.Stderr = &out, &warnings
-	if err := c.Run(); err != nil {
-		return "", programError(c, err, warnings.String())
-	}
-	return out.String(), nil
-}
-
-// programError says in one line what a program that failed said.
-func programError(c *exec.Cmd, err error, said string) error {
-	name := filepath.Base(c.Path)
-	if name == "docker" && len(c.Args) > 4 {
-		name = c.Args[4]
-	}
-	lines := strings.FieldsFunc(said, func(r rune) bool { return r == '\n' || r == '\r' })
-	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.TrimSpace(l) == "" })
-	if len(lines) > 4 {
-		lines = lines[:4]
-	}
-	return fmt.Errorf("%s: %w: %s", name, err, strings.Join(lines, "; "))
-}
-
-// client returns a program connected to a database, and what removes its password.
-func (s *Postgres) client(ctx context.Context, program, database string, args ...string) (*exec.Cmd, func(), error) {
-	c := s.Config
-	done := func() {}
-	connect := []string{"-U", c.User, "-d", connectionName(database), "-w"}
-	if s.Programs.container == "" {
-		connect = append(connect, "-h", c.Host, "-p", strconv.Itoa(c.Port))
-	}
-	cmd := s.Programs.command(ctx, program, slices.Concat(connect, args)...)
-	cmd.Env = append(cmd.Env, "PGAPPNAME=niodooctl", "PGCONNECT_TIMEOUT=10", "PGSSLMODE="+c.SSLMode)
-	for key, value := range map[string]string{"PGSSLROOTCERT": c.TLSConfig.CAFile, "PGSSLCERT": c.TLSConfig.CertFile, "PGSSLKEY": c.TLSConfig.KeyFile} {
-		if value != "" {
-			cmd.Env = append(cmd.Env, key+"="+value)
-		}
-	}
-	if c.PasswordFile == "" || s.Programs.container != "" {
-		return cmd, done, nil
-	}
-	password, err := c.PasswordFile.Read()
-	if err != nil {
-		return nil, nil, err
-	}
-	// A file, for an argument or a variable is seen by others on this machine.
-	f, err := os.CreateTemp("", "niodoo-pgpass-")
-	if err != nil {
-		return nil, nil, err
-	}
-	done = func() { _ = os.Remove(f.Name()) }
-	escaped := strings.NewReplacer(`\`, `\\`, `:`, `\:`).Replace(password.Reveal())
-	_, err = fmt.Fprintf(f, "*:*:*:*:%s\n", escaped)
-	if err = errors.Join(err, f.Close()); err != nil {
-		done()
-		return nil, nil, err
-	}
-	cmd.Env = append(cmd.Env, "PGPASSFILE="+f.Name())
-	return cmd, done, nil
-}
-
-// connectionName returns a database's name so that libpq takes it for nothing
-// else: a connection string or a URL.
-func connectionName(database string) string {
-	return "dbname='" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(database) + "'"
-}
-
-// connect opens a session.
-func (s *Postgres) connect(ctx context.Context, database string) (*pgx.Conn, error) {
-	c := s.Config
-	value := func(v string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v) + "'" }
-	dsn := fmt.Sprintf("host=%s port=%d user=%s dbname=%s password='' sslmode=%s connect_timeout=10 application_name=niodooctl",
-		value(c.Host), c.Port, value(c.User), value(database), value(c.SSLMode))
-	for key, file := range map[string]string{"sslrootcert": c.TLSConfig.CAFile, "sslcert": c.TLSConfig.CertFile, "sslkey": c.TLSConfig.KeyFile} {
-		if file != "" {
-			dsn += " " + key + "=" + value(file)
-		}
-	}
-	cfg, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, fmt.Errorf("postgresql: %w", err)
-	}
-	password, err := c.PasswordFile.Read()
-	if err != nil {
-		return nil, err
-	}
-	cfg.Password = password.Reveal()
-	cfg.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // statements of all kinds, several in one
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("postgresql: %w", err)
-	}
-	return conn, nil
-}
 
 func closeSession(c *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -201,8 +63,8 @@ func closeSession(c *pgx.Conn) {
 }
 
 // exists reports whether there is such a database.
-func (s *Postgres) exists(ctx context.Context, database string) (bool, error) {
-	conn, err := s.connect(ctx, maintenanceDB)
+func (s *server) exists(ctx context.Context, database string) (bool, error) {
+	conn, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
 		return false, err
 	}
@@ -213,7 +75,7 @@ func (s *Postgres) exists(ctx context.Context, database string) (bool, error) {
 }
 
 // derived returns the name of a database of this restore.
-func (s *Postgres) derived(database, what string) string {
+func (s *server) derived(database, what string) string {
 	suffix := "_" + what + "_" + s.id
 	if len(database)+len(suffix) > maxIdentifier {
 		database = strings.ToValidUTF8(database[:maxIdentifier-len(suffix)], "")
@@ -232,8 +94,8 @@ type dump struct {
 
 // load restores a dump into a new database, and returns its name. Nothing
 // else on the server is changed, but that roles that are missing are created.
-func (s *Postgres) load(ctx context.Context, d dump, database string) (fresh string, notes []string, err error) {
-	conn, err := s.connect(ctx, maintenanceDB)
+func (s *server) load(ctx context.Context, d dump, database string) (fresh string, notes []string, err error) {
+	conn, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
 		return "", nil, err
 	}
@@ -274,7 +136,7 @@ func (s *Postgres) load(ctx context.Context, d dump, database string) (fresh str
 }
 
 // fill runs pg_restore or psql.
-func (s *Postgres) fill(ctx context.Context, d dump, database string) error {
+func (s *server) fill(ctx context.Context, d dump, database string) error {
 	f, err := os.Open(d.path)
 	if err != nil {
 		return err
@@ -284,26 +146,19 @@ func (s *Postgres) fill(ctx context.Context, d dump, database string) error {
 	if d.script {
 		program, args = "psql", []string{"-X", "-q", "-v", "ON_ERROR_STOP=1", "--single-transaction", "-o", "/dev/null", "-f", "-"}
 	}
-	c, done, err := s.client(ctx, program, database, args...)
-	if err != nil {
-		return err
-	}
-	defer done()
-	c.Stdin = f
-	_, err = s.Programs.run(c)
-	return cannot(ctx, err)
+	return cannot(ctx, s.Run(ctx, program, database, f, io.Discard, args...))
 }
 
 // flags are for every run of pg_restore.
-func (s *Postgres) flags() []string {
+func (s *server) flags() []string {
 	if s.scratch {
 		return []string{"--no-tablespaces"}
 	}
 	return nil
 }
 
-func (s *Postgres) analyze(ctx context.Context, database string) error {
-	conn, err := s.connect(ctx, database)
+func (s *server) analyze(ctx context.Context, database string) error {
+	conn, err := s.Connect(ctx, database)
 	if err != nil {
 		return err
 	}
@@ -333,7 +188,7 @@ func aboutDatabase(st statement) bool {
 // those that give it its owner, rights, settings and comment. A script of the
 // manual has none of them: then they are those of the database that it is to
 // replace, if there is one.
-func (s *Postgres) about(ctx context.Context, d dump, database string) ([]statement, error) {
+func (s *server) about(ctx context.Context, d dump, database string) ([]statement, error) {
 	path := d.path
 	if d.script {
 		there, err := s.exists(ctx, database)
@@ -364,35 +219,27 @@ func (s *Postgres) about(ctx context.Context, d dump, database string) ([]statem
 }
 
 // readDump runs pg_restore on a dump without a database.
-func (s *Postgres) readDump(ctx context.Context, path string, args ...string) (string, error) {
+func (s *server) readDump(ctx context.Context, path string, args ...string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	c := s.Programs.command(ctx, "pg_restore", args...)
-	c.Stdin = f
-	out, err := s.Programs.run(c)
-	return out, cannot(ctx, err)
+	var out strings.Builder
+	err = s.Run(ctx, "pg_restore", "", f, &out, args...)
+	return out.String(), cannot(ctx, err)
 }
 
 // schema dumps a live database's definitions, for what is to be kept of them.
-func (s *Postgres) schema(ctx context.Context, database, dir string) (string, error) {
+func (s *server) schema(ctx context.Context, database, dir string) (string, error) {
 	path := filepath.Join(dir, "live.dump")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	c, done, err := s.client(ctx, "pg_dump", database, "-Fc", "--schema-only", "--lock-wait-timeout=30s")
-	if err != nil {
+	if err := s.Run(ctx, "pg_dump", database, nil, f, "-Fc", "--schema-only", "--lock-wait-timeout=30s"); err != nil {
 		return "", err
-	}
-	defer done()
-	var said bytes.Buffer
-	c.Stdout, c.Stderr = f, &said
-	if err := c.Run(); err != nil {
-		return "", programError(c, err, said.String())
 	}
 	return path, f.Close()
 }
@@ -449,8 +296,8 @@ func withoutGrantor(st statement) statement {
 
 // swap gives a restored database its name. A database that has that name is
 // kept under the one that is returned, "" if there was none.
-func (s *Postgres) swap(ctx context.Context, fresh, database string) (before string, err error) {
-	conn, err := s.connect(ctx, maintenanceDB)
+func (s *server) swap(ctx context.Context, fresh, database string) (before string, err error) {
+	conn, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
 		return "", err
 	}
@@ -500,10 +347,10 @@ func (s *Postgres) swap(ctx context.Context, fresh, database string) (before str
 }
 
 // drop removes a database that was restored and is not wanted.
-func (s *Postgres) drop(ctx context.Context, database string) error {
+func (s *server) drop(ctx context.Context, database string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	conn, err := s.connect(ctx, maintenanceDB)
+	conn, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
 		return err
 	}

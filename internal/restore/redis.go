@@ -16,7 +16,10 @@ import (
 	"strings"
 	"time"
 
+	promconfig "github.com/prometheus/common/config"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/niodoo/niodoo_exporter/internal/config"
 )
 
 // How a restored data set lies in a server's directory when append-only mode is
@@ -53,6 +56,25 @@ const (
 
 // redisServer is a server that runs and is given a data set.
 type redisServer struct{ *redis.Client }
+
+// redisOptions returns how a server is reached.
+func redisOptions(c config.Redis) (*redis.Options, error) {
+	password, err := c.PasswordFile.Read()
+	if err != nil {
+		return nil, err
+	}
+	network := "tcp"
+	if strings.HasPrefix(c.Address, "/") {
+		network = "unix"
+	}
+	o := &redis.Options{Network: network, Addr: c.Address, Username: c.Username, Password: password.Reveal(), MaxRetries: -1, ContextTimeoutEnabled: true, ClientName: "niodooctl"}
+	if c.TLSConfig != nil {
+		o.TLSConfig, err = promconfig.NewTLSConfig(&promconfig.TLSConfig{
+			CAFile: c.TLSConfig.CAFile, CertFile: c.TLSConfig.CertFile, KeyFile: c.TLSConfig.KeyFile,
+			ServerName: c.TLSConfig.ServerName, InsecureSkipVerify: c.TLSConfig.InsecureSkipVerify})
+	}
+	return o, err
+}
 
 // info returns the fields of a section of INFO.
 func (r redisServer) info(ctx context.Context, section string) (map[string]string, error) {
@@ -118,7 +140,7 @@ func (r redisServer) master(ctx context.Context) error {
 // master for that long: so it needs no access to its files, which may be in a
 // container, it replaces everything at once, and in append-only mode it writes
 // its files anew, which it would not do for a dump.rdb put in their place.
-func (r redisServer) load(ctx context.Context, path string, progress func(int64)) (err error) {
+func (r redisServer) load(ctx context.Context, path string) (err error) {
 	if err := r.master(ctx); err != nil {
 		return err
 	}
@@ -137,7 +159,7 @@ func (r redisServer) load(ctx context.Context, path string, progress func(int64)
 		return fmt.Errorf("redis: %w", err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- serveRDB(l, f, progress) }()
+	go func() { served <- serveRDB(l, f) }()
 	err = r.wait(ctx, served)
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), redisIdle)
 	defer cancel()
@@ -228,7 +250,7 @@ func (r redisServer) persist(ctx context.Context) error {
 
 // serveRDB plays the master for one replica: it sends the file as the full
 // synchronisation, and goes on listening until the replica hangs up.
-func serveRDB(l net.Listener, f *os.File, progress func(int64)) error {
+func serveRDB(l net.Listener, f *os.File) error {
 	conn, err := l.Accept()
 	if err != nil {
 		return err
@@ -261,8 +283,7 @@ func serveRDB(l net.Listener, f *os.File, progress func(int64)) error {
 			break
 		}
 	}
-	_, err = io.Copy(conn, io.TeeReader(f, writerFunc(func(p []byte) (int, error) { progress(int64(len(p))); return len(p), nil })))
-	if err != nil {
+	if _, err = io.Copy(conn, f); err != nil {
 		conn.Close()
 		return err
 	}
@@ -270,10 +291,6 @@ func serveRDB(l net.Listener, f *os.File, progress func(int64)) error {
 	go func() { _, _ = io.Copy(io.Discard, in); conn.Close() }()
 	return nil
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // readCommand reads a command: an array of a few short strings.
 func readCommand(r *bufio.Reader) ([]string, error) {

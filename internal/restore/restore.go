@@ -115,8 +115,8 @@ type target interface {
 	discard()
 }
 
-// source is where members come from.
-type source interface {
+// origin is where members come from.
+type origin interface {
 	// walk visits all members. [backup.ErrDamaged] says that the backup is bad.
 	walk(ctx context.Context, visit visitor) error
 }
@@ -129,7 +129,7 @@ type Restore struct {
 	// Notes are what to know before, such as models to be pulled again.
 	Notes []string
 
-	source  source
+	source  origin
 	targets []target
 	scratch string
 	opts    Options
@@ -162,37 +162,6 @@ func (n native) walk(ctx context.Context, visit visitor) error {
 	}
 }
 
-// Find returns a backup of a directory by its name, or the newest whole one for
-// "newest".
-func Find(ctx context.Context, dir, name string, now time.Time) (backup.Backup, error) {
-	all, err := backup.List(ctx, dir, now)
-	if len(all) == 0 && err != nil {
-		return backup.Backup{}, err
-	}
-	for _, b := range all {
-		switch {
-		case name == "newest" && b.State == backup.Good:
-			return b, nil
-		case name != b.Name:
-			continue
-		case b.State == backup.Good, b.State == backup.Failed: // it is looked at again
-			return b, nil
-		}
-		return b, fmt.Errorf("%s is no whole backup: %s", name, describeState(b))
-	}
-	if name == "newest" {
-		return backup.Backup{}, fmt.Errorf("%w: no whole backup is in %s", ErrNothing, dir)
-	}
-	return backup.Backup{}, fmt.Errorf("%w: no backup named %s is in %s; niodooctl backup list shows what is", ErrNothing, name, dir)
-}
-
-func describeState(b backup.Backup) string {
-	if b.Problem != "" {
-		return b.Problem
-	}
-	return strings.ReplaceAll(string(b.State), "_", " ")
-}
-
 // New plans a restore. Of the manual's backups it reads all: they have no
 // table of contents.
 func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_ *Restore, err error) {
@@ -213,7 +182,7 @@ func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_
 	if err != nil {
 		return nil, err
 	}
-	if err := r.choose(cfg, members); err != nil {
+	if err := r.choose(ctx, cfg, members); err != nil {
 		return nil, err
 	}
 	for _, m := range members {
@@ -232,7 +201,7 @@ func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_
 }
 
 // open returns where the members of a backup come from.
-func open(cfg *config.Config, b backup.Backup, identities []age.Identity, progress func(int64)) source {
+func open(cfg *config.Config, b backup.Backup, identities []age.Identity, progress func(int64)) origin {
 	if b.Layout == backup.Native {
 		return native{cfg.Backup.Directory, b.Name, identities, progress}
 	}
@@ -263,7 +232,7 @@ func (r *Restore) members(ctx context.Context, dir string) ([]member, error) {
 }
 
 // choose makes the targets.
-func (r *Restore) choose(cfg *config.Config, members []member) error {
+func (r *Restore) choose(ctx context.Context, cfg *config.Config, members []member) error {
 	wanted := func(part string) bool { return len(r.opts.Only) == 0 || slices.Contains(r.opts.Only, part) }
 	has := func(prefix string) bool {
 		return slices.ContainsFunc(members, func(m member) bool { return strings.HasPrefix(m.name, prefix) })
@@ -277,21 +246,21 @@ func (r *Restore) choose(cfg *config.Config, members []member) error {
 		return nil
 	}
 	if wanted(PostgreSQL) && has(backup.PostgreSQLDir) {
-		t, err := newDatabases(cfg, r.opts, r.scratch, id)
+		t, err := newDatabases(ctx, cfg, r.opts, r.scratch, id)
 		if err != nil {
 			return err
 		}
 		r.targets = append(r.targets, t)
 	}
 	if wanted(Redis) && has(backup.RedisMember) {
-		t, err := newDataset(cfg, r.opts, r.scratch, id)
+		t, err := newDataset(cfg, r.scratch, id)
 		if err != nil {
 			return err
 		}
 		r.targets = append(r.targets, t)
 	}
 	if wanted(Qdrant) && has(backup.QdrantDir) {
-		t, err := newCollections(cfg, r.opts, r.scratch)
+		t, err := newCollections(cfg, r.scratch)
 		if err != nil {
 			return err
 		}

@@ -86,8 +86,9 @@ func memberOf(name string, content []byte) packed {
 // restore plans and runs a restore of the newest backup.
 func (b *bench) restore(o Options) ([]Done, error) {
 	b.Helper()
-	found, err := Find(b.Context(), b.cfg.Backup.Directory, "newest", now)
+	all, err := backup.List(b.Context(), b.cfg.Backup.Directory, now)
 	b.try(err)
+	found := all[0]
 	o.Scratch, o.Now = b.TempDir(), now
 	r, err := New(b.Context(), b.cfg, found, o)
 	if err != nil {
@@ -223,11 +224,6 @@ func TestRestoreRefused(t *testing.T) {
 	if err := Room(filepath.Join(t.TempDir(), "not", "there"), 1<<60); !errors.Is(err, ErrSpace) {
 		t.Errorf("a disk of an exbibyte: %v", err)
 	}
-	for _, name := range []string{"niodoo_backup_20200101_000000", "../x", ""} {
-		if _, err := Find(t.Context(), b.cfg.Backup.Directory, name, now); !errors.Is(err, ErrNothing) {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
 }
 
 // legacyParts are what the manual's script leaves, of this tree.
@@ -334,15 +330,21 @@ func TestRestoreLegacyDamaged(t *testing.T) {
 		t.Fatal(b0)
 	}
 	for name, spoil := range map[string]func(map[string][]byte){
-		"script cut off":     func(p map[string][]byte) { p["database.sql"] = p["database.sql"][:len(script)-60] },
-		"script empty":       func(p map[string][]byte) { p["database.sql"] = nil },
-		"script missing":     func(p map[string][]byte) { delete(p, "database.sql") },
-		"data missing":       func(p map[string][]byte) { delete(p, "consciousness_data.tar.gz") },
-		"data empty":         func(p map[string][]byte) { p["consciousness_data.tar.gz"] = nil },
-		"data cut off":       func(p map[string][]byte) { d := p["consciousness_data.tar.gz"]; p["consciousness_data.tar.gz"] = d[:len(d)/2] },
-		"data's end cut off": func(p map[string][]byte) { d := p["consciousness_data.tar.gz"]; p["consciousness_data.tar.gz"] = d[:len(d)-1] },
-		"data flipped":       func(p map[string][]byte) { d := p["consciousness_data.tar.gz"]; d[len(d)-6] ^= 1 },
-		"logs are no gzip":   func(p map[string][]byte) { p["logs.tar.gz"] = []byte("tar: Removing leading") },
+		"script cut off": func(p map[string][]byte) { p["database.sql"] = p["database.sql"][:len(script)-60] },
+		"script empty":   func(p map[string][]byte) { p["database.sql"] = nil },
+		"script missing": func(p map[string][]byte) { delete(p, "database.sql") },
+		"data missing":   func(p map[string][]byte) { delete(p, "consciousness_data.tar.gz") },
+		"data empty":     func(p map[string][]byte) { p["consciousness_data.tar.gz"] = nil },
+		"data cut off": func(p map[string][]byte) {
+			d := p["consciousness_data.tar.gz"]
+			p["consciousness_data.tar.gz"] = d[:len(d)/2]
+		},
+		"data's end cut off": func(p map[string][]byte) {
+			d := p["consciousness_data.tar.gz"]
+			p["consciousness_data.tar.gz"] = d[:len(d)-1]
+		},
+		"data flipped":     func(p map[string][]byte) { d := p["consciousness_data.tar.gz"]; d[len(d)-6] ^= 1 },
+		"logs are no gzip": func(p map[string][]byte) { p["logs.tar.gz"] = []byte("tar: Removing leading") },
 	} {
 		b := newBench(t)
 		parts := legacyParts(t, data, script)
@@ -654,11 +656,8 @@ func (b *bench) startRedis(config ...string) (*localserver.Redis, redisServer) {
 
 func (b *bench) useRedis(r *localserver.Redis) redisServer {
 	b.cfg.Redis.Address = r.Addr
-	opts, err := redisOptions(b.cfg.Redis)
+	s, err := newDataset(b.cfg, b.TempDir(), "x")
 	b.try(err)
-	s, err := newDataset(b.cfg, Options{}, b.TempDir(), "x")
-	b.try(err)
-	_ = opts
 	b.Cleanup(func() { _ = s.server.Close() })
 	return s.server
 }

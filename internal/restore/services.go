@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -18,7 +19,9 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/backup"
+	"github.com/niodoo/niodoo_exporter/internal/backup/source"
 	"github.com/niodoo/niodoo_exporter/internal/config"
 )
 
@@ -58,7 +61,7 @@ func (s *staged) discard() { _ = os.RemoveAll(s.dir) }
 // databases is a target: a PostgreSQL server.
 type databases struct {
 	staged
-	server *Postgres
+	server *server
 	// as is the name to restore into; "" is that of the dump.
 	as    string
 	dumps []*databaseDump
@@ -73,9 +76,10 @@ type databaseDump struct {
 	fresh  string // of the one that is restored and not swapped yet
 }
 
-func newDatabases(cfg *config.Config, o Options, scratch, id string) (*databases, error) {
-	server, err := newPostgres(cfg, id)
-	return &databases{staged: staged{dir: filepath.Join(scratch, PostgreSQL)}, server: server, as: o.Database}, err
+func newDatabases(ctx context.Context, cfg *config.Config, o Options, scratch, id string) (*databases, error) {
+	p, err := source.OpenPostgres(ctx, cfg)
+	address := net.JoinHostPort(cfg.PostgreSQL.Host, strconv.Itoa(cfg.PostgreSQL.Port))
+	return &databases{staged: staged{dir: filepath.Join(scratch, PostgreSQL)}, server: &server{Postgres: p, address: address, id: id}, as: o.Database}, err
 }
 
 func (d *databases) takes(member string) bool { return strings.HasPrefix(member, backup.PostgreSQLDir) }
@@ -105,7 +109,7 @@ func (d *databases) plan(ctx context.Context) (Step, error) {
 	if d.as != "" && len(d.dumps) > 1 {
 		return Step{}, fmt.Errorf("there are %d databases in it: they cannot all become %q; use --to, and pg_restore", len(d.dumps), d.as)
 	}
-	step := Step{Part: PostgreSQL, Bytes: d.bytes, Target: "PostgreSQL on " + d.server.address()}
+	step := Step{Part: PostgreSQL, Bytes: d.bytes, Target: "PostgreSQL on " + d.server.address}
 	var names, live, kept []string
 	for _, one := range d.dumps {
 		names = append(names, strconv.Quote(one.name))
@@ -176,26 +180,25 @@ func (d *databases) discard() {
 // dataset is a target: a Redis server that runs.
 type dataset struct {
 	staged
-	server   redisServer
-	address  string
-	before   string // where what it has now is kept
-	live     bool
-	progress func(int64)
+	cfg    config.Redis
+	server redisServer
+	before string // where what it has now is kept
+	live   bool
 }
 
-func newDataset(cfg *config.Config, o Options, scratch, id string) (*dataset, error) {
+func newDataset(cfg *config.Config, scratch, id string) (*dataset, error) {
 	opts, err := redisOptions(cfg.Redis)
 	if err != nil {
 		return nil, err
 	}
-	return &dataset{staged: staged{dir: filepath.Join(scratch, Redis)}, server: redisServer{redis.NewClient(opts)}, address: cfg.Redis.Address,
-		before: filepath.Join(cfg.Backup.Directory, "redis_before_"+id+".rdb"), progress: func(int64) {}}, nil
+	return &dataset{staged: staged{dir: filepath.Join(scratch, Redis)}, cfg: cfg.Redis, server: redisServer{redis.NewClient(opts)},
+		before: filepath.Join(cfg.Backup.Directory, "redis_before_"+id+".rdb")}, nil
 }
 
 func (d *dataset) takes(member string) bool { return member == backup.RedisMember }
 
 func (d *dataset) plan(ctx context.Context) (Step, error) {
-	step := Step{Part: Redis, What: "the keys of " + backup.RedisMember, Target: "Redis on " + d.address, Bytes: d.bytes}
+	step := Step{Part: Redis, What: "the keys of " + backup.RedisMember, Target: "Redis on " + d.cfg.Address, Bytes: d.bytes}
 	if err := d.server.master(ctx); err != nil {
 		return step, err
 	}
@@ -214,11 +217,11 @@ func (d *dataset) prepare(ctx context.Context) error {
 	if !d.live {
 		return nil
 	}
-	return d.keep(ctx)
+	return atomicfile.Create(d.before, 0o600, func(w io.Writer) error { return source.DumpRedis(ctx, d.cfg, w) })
 }
 
 func (d *dataset) commit(ctx context.Context) ([]string, error) {
-	if err := d.server.load(ctx, d.path(backup.RedisMember), d.progress); err != nil {
+	if err := d.server.load(ctx, d.path(backup.RedisMember)); err != nil {
 		return nil, err
 	}
 	n, err := d.server.keys(ctx)
@@ -240,13 +243,13 @@ func (d *dataset) discard() {
 // collections is a target: a Qdrant server.
 type collections struct {
 	staged
-	server *qdrant
+	server *source.Qdrant
 	live   map[string]int64 // points, of those that exist
 }
 
-func newCollections(cfg *config.Config, _ Options, scratch string) (*collections, error) {
-	server, err := newQdrant(cfg.Qdrant)
-	return &collections{staged: staged{dir: filepath.Join(scratch, Qdrant)}, server: server, live: map[string]int64{}}, err
+func newCollections(cfg *config.Config, scratch string) (*collections, error) {
+	q, err := source.OpenQdrant(cfg.Qdrant)
+	return &collections{staged: staged{dir: filepath.Join(scratch, Qdrant)}, server: q, live: map[string]int64{}}, err
 }
 
 func (c *collections) takes(member string) bool {
@@ -258,15 +261,15 @@ func collectionOf(member string) string {
 }
 
 func (c *collections) plan(ctx context.Context) (Step, error) {
-	step := Step{Part: Qdrant, What: fmt.Sprintf("%d collections", len(c.names)), Target: "Qdrant on " + c.server.url(), Bytes: c.bytes}
+	step := Step{Part: Qdrant, What: fmt.Sprintf("%d collections", len(c.names)), Target: "Qdrant on " + c.server.URL(), Bytes: c.bytes}
 	var live []string
 	for _, n := range c.names {
-		points, err := c.server.points(ctx, collectionOf(n))
-		if errors.Is(err, errNoCollection) {
-			continue
-		}
+		points, exists, err := c.server.Points(ctx, collectionOf(n))
 		if err != nil {
-			return step, err
+			return step, fmt.Errorf("qdrant: %w", err)
+		}
+		if !exists {
+			continue
 		}
 		c.live[collectionOf(n)] = points
 		if points > 0 {
@@ -286,18 +289,18 @@ func (c *collections) commit(ctx context.Context) (notes []string, err error) {
 	for _, n := range c.names {
 		name := collectionOf(n)
 		if c.live[name] > 0 {
-			snapshot, err := c.server.snapshot(ctx, name)
+			snapshot, err := c.server.Snapshot(ctx, name)
 			if err != nil {
-				return notes, err
+				return notes, fmt.Errorf("qdrant: %w", err)
 			}
 			notes = append(notes, fmt.Sprintf("the points that %s had are kept in its snapshot %s", name, snapshot))
 		}
-		if err := c.server.upload(ctx, name, c.path(n)); err != nil {
-			return notes, err
+		if err := c.server.Upload(ctx, name, c.path(n)); err != nil {
+			return notes, fmt.Errorf("qdrant: %w", err)
 		}
-		points, err := c.server.points(ctx, name)
+		points, _, err := c.server.Points(ctx, name)
 		if err != nil {
-			return notes, err
+			return notes, fmt.Errorf("qdrant: %w", err)
 		}
 		notes = append(notes, fmt.Sprintf("%s has %d points now", name, points))
 	}
