@@ -78,12 +78,15 @@ func (p *postgres) connect(ctx context.Context, database string) (*pgx.Conn, err
 	}
 	tls := p.cfg.TLSConfig
 	var dsn strings.Builder
-	// All are named, so that the environment's PG variables have no say.
+	// What is not named here would come from the environment's PG variables.
 	for _, kv := range [][2]string{
 		{"host", p.cfg.Host}, {"port", strconv.Itoa(p.cfg.Port)}, {"user", p.cfg.User}, {"dbname", database},
 		{"password", password.Reveal()}, {"sslmode", p.cfg.SSLMode}, {"sslrootcert", tls.CAFile}, {"sslcert", tls.CertFile}, {"sslkey", tls.KeyFile},
-		{"connect_timeout", "10"}, {"passfile", "/nonexistent"}, {"service", ""}, {"target_session_attrs", "any"},
+		{"connect_timeout", "10"}, {"passfile", "/nonexistent"}, {"target_session_attrs", "any"},
 	} {
+		if kv[1] == "" && strings.HasPrefix(kv[0], "ssl") {
+			continue // an empty file name is one, too
+		}
 		fmt.Fprintf(&dsn, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
 	}
 	c, err := pgx.ParseConfig(dsn.String())
@@ -345,7 +348,8 @@ func (p program) command(ctx context.Context, env []string, name string, args ..
 func (c *command) output() ([]byte, error) {
 	var out bytes.Buffer
 	c.Stdout = &out
-	return out.Bytes(), c.failure(c.Run())
+	err := c.failure(c.Run())
+	return out.Bytes(), err
 }
 
 // failure says what a program that failed said.
