@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -347,10 +346,8 @@ func (f *drillFlags) keep(ctx context.Context, e *env, b backup.Backup, d drille
 // remember notes a drill in the state directory.
 func (f *drillFlags) remember(ctx context.Context, e *env, last opstate.Drills) error {
 	last.Finished, last.Detail = e.now(), shorten(last.Detail)
-	dir := e.cfg.Operations.StateDir
-	err := opstate.Update(ctx, dir, func(d *opstate.Drills) error { d.Record(last); return nil })
-	// Without a configuration nobody has to keep anything.
-	if errors.Is(err, fs.ErrNotExist) && dir == config.Default().Operations.StateDir {
+	err := opstate.Update(ctx, e.cfg.Operations.StateDir, func(d *opstate.Drills) error { d.Record(last); return nil })
+	if noStateYet(e.cfg, err) {
 		return nil
 	}
 	return err

@@ -8,6 +8,8 @@ package observe
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,6 +54,15 @@ type Snapshot struct {
 	Failures   []collector.Failed
 
 	families map[string]*dto.MetricFamily
+}
+
+// Families returns all metrics, sorted by name.
+func (s Snapshot) Families() []*dto.MetricFamily {
+	all := make([]*dto.MetricFamily, 0, len(s.families))
+	for _, name := range slices.Sorted(maps.Keys(s.families)) {
+		all = append(all, s.families[name])
+	}
+	return all
 }
 
 // Series is one series' value.
