@@ -4,7 +4,6 @@
 package incident
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
