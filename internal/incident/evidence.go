@@ -34,6 +34,10 @@ const (
 // maxPiece bounds a piece of evidence, in bytes.
 const maxPiece = 8 << 20
 
+// wordsGrace is how long past the deadline a piece may take to write down what
+// was found by then.
+const wordsGrace = time.Second
+
 // Piece is one piece of evidence.
 type Piece struct {
 	Name   string `json:"name"`
@@ -148,9 +152,9 @@ func (p piece) gather(ctx context.Context, dir string, timeout time.Duration) Pi
 	select {
 	case a = <-done:
 	case <-ctx.Done():
-		select { // it may have kept its time
+		select { // it may have kept its time, and have to put it into words
 		case a = <-done:
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(wordsGrace):
 			a.err = ctx.Err()
 		}
 	}

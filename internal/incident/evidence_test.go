@@ -191,7 +191,7 @@ func TestGatherDeadline(t *testing.T) {
 	dir, addr := t.TempDir(), silent(t)
 	host, port, _ := net.SplitHostPort(addr)
 	write(t, dir+"/logs/niodoo.log", "2026-11-24T01:59:59Z ERROR engine: stuck\n")
-	text := machine(dir) + "incident: {evidence_timeout: 2s}\ndocker: {host: 'tcp://" + addr + "'}\n"
+	text := machine(dir) + "incident: {evidence_timeout: 4s}\ndocker: {host: 'tcp://" + addr + "'}\n"
 	for _, s := range []string{"engine", "ollama", "qdrant", "prometheus", "grafana", "alertmanager"} {
 		text += s + ": {url: 'http://" + addr + "'}\n"
 	}
@@ -209,7 +209,7 @@ func TestGatherDeadline(t *testing.T) {
 		if want == "" {
 			want = Taken
 		}
-		if p.Result != want || p.Result == Failed && p.Name != "changes" && p.Name != "units" && p.Name != "kernel" && p.Detail != "no answer within 2s" {
+		if p.Result != want || p.Result == Failed && p.Name != "changes" && p.Name != "units" && p.Name != "kernel" && p.Detail != "no answer within 4s" {
 			t.Errorf("%+v, want %s", p, want)
 		}
 	}

@@ -113,7 +113,8 @@ func (l *Listener) Listen(ctx context.Context, listening func(net.Addr)) error {
 	if listening != nil {
 		listening(socket.Addr())
 	}
-	srv := &http.Server{Handler: l.routes(), ReadTimeout: readTimeout, WriteTimeout: 2 * readTimeout, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10}
+	srv := &http.Server{Handler: l.routes(), ReadTimeout: readTimeout, WriteTimeout: 2 * readTimeout, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(l.logger.Handler(), slog.LevelDebug)}
 	no := false
 	flags := &web.FlagConfig{WebListenAddresses: &[]string{l.cfg.Incident.Listen.Address}, WebSystemdSocket: &no, WebConfigFile: &l.cfg.Incident.Listen.WebConfigFile}
 	failed := make(chan error, 1)
