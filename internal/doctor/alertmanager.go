@@ -79,6 +79,30 @@ func parseMatcher(text string) (matcher, error) {
 	return newMatcher(unquote(m[1]), m[2], unquote(m[3]))
 }
 
+// splitMatchers takes apart several conditions in one string, in braces or not.
+func splitMatchers(text string) []string {
+	text = strings.TrimSpace(text)
+	if strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}") {
+		text = text[1 : len(text)-1]
+	}
+	var all []string
+	quoted, from := false, 0
+	for i := 0; i <= len(text); i++ { // the end is a comma too
+		switch {
+		case i == len(text) || text[i] == ',' && !quoted:
+			if one := strings.TrimSpace(text[from:i]); one != "" {
+				all = append(all, one)
+			}
+			from = i + 1
+		case text[i] == '\\' && quoted:
+			i++
+		case text[i] == '"':
+			quoted = !quoted
+		}
+	}
+	return all
+}
+
 func newMatcher(name, op, value string) (matcher, error) {
 	m := matcher{name: name, op: op, value: value}
 	if strings.HasSuffix(op, "~") {
@@ -122,11 +146,8 @@ func (r *route) prepare(parent string) error {
 		errs = append(errs, err)
 	}
 	for _, text := range r.Matchers {
-		// One string may hold several, in braces or not.
-		for one := range strings.SplitSeq(strings.Trim(text, "{} "), ",") {
-			if one = strings.TrimSpace(one); one != "" {
-				add(parseMatcher(one))
-			}
+		for _, one := range splitMatchers(text) {
+			add(parseMatcher(one))
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(r.Match)) {

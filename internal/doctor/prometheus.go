@@ -4,6 +4,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/promapi"
@@ -35,6 +37,18 @@ type rule struct {
 }
 
 func (r rule) label(name string) string { return string(r.Labels[model.LabelName(name)]) }
+
+// component is what the alert is about, in words where it is about several.
+func (r rule) component() string {
+	switch c := r.label("component"); {
+	case c == "":
+		return "no component"
+	case strings.Contains(c, "{{"):
+		return "any component"
+	default:
+		return c
+	}
+}
 
 // prometheusConfig is what the checks want of prometheus.yml.
 type prometheusConfig struct {
@@ -78,7 +92,7 @@ func (p *patient) fetchers() {
 		}
 		res, err := p.prom.Rules(ctx, nil)
 		if err != nil {
-			return nil, fmt.Errorf("asking Prometheus for its rules: %w", err)
+			return nil, fmt.Errorf("asking Prometheus for its rules: %w", promapi.WithoutURL(err))
 		}
 		var all []rule
 		for _, g := range res.Groups {
@@ -112,20 +126,20 @@ func (p *patient) fetchers() {
 		return answer.Data, nil
 	}
 	p.pc = once(func(ctx context.Context) (prometheusConfig, error) {
-		c := prometheusConfig{where: p.PrometheusFile}
+		c := prometheusConfig{where: p.PrometheusFile} // where tells a file that is wrong from none
 		if p.PrometheusFile != "" {
 			raw, err := readFile(p.PrometheusFile)
-			if err == nil {
-				err = yaml.Unmarshal(raw, &c)
+			if err != nil {
+				return prometheusConfig{}, err
 			}
-			return c, err
+			return c, yaml.Unmarshal(raw, &c)
 		}
 		if err := noProm(); err != nil {
 			return c, err
 		}
 		res, err := p.prom.Config(ctx)
 		if err != nil {
-			return c, fmt.Errorf("asking Prometheus for its configuration: %w", err)
+			return c, fmt.Errorf("asking Prometheus for its configuration: %w", promapi.WithoutURL(err))
 		}
 		c.where = "the configuration of " + p.prom.URL()
 		return c, yaml.Unmarshal([]byte(res.YAML), &c)
@@ -152,7 +166,7 @@ func targetsCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	}
 	res, err := p.prom.Targets(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("asking Prometheus for its targets: %w", err)
+		return nil, fmt.Errorf("asking Prometheus for its targets: %w", promapi.WithoutURL(err))
 	}
 	var found []Finding
 	ours := 0
@@ -201,7 +215,7 @@ func prometheusCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	} else if p.PrometheusFile == "" {
 		res, err := p.prom.AlertManagers(ctx)
 		if err != nil {
-			return found, fmt.Errorf("asking Prometheus for its Alertmanagers: %w", err)
+			return found, fmt.Errorf("asking Prometheus for its Alertmanagers: %w", promapi.WithoutURL(err))
 		}
 		if len(res.Active) == 0 {
 			add(Failing, "Prometheus has found no Alertmanager", "Alerts fire and reach nobody.", "Look at alerting in prometheus.yml and at its service discovery.")
@@ -287,11 +301,12 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		return nil, err
 	}
 	has := p.hasData()
-	type blind struct {
-		level  Level
-		alerts []string
+	type place struct {
+		component string
+		level     Level
 	}
-	byMissing := map[string]*blind{}
+	blind := map[place][]string{}
+	total, sighted := map[string]int{}, map[string]bool{}
 	var errs []error
 	seen := map[string]bool{}
 	for _, r := range all {
@@ -299,6 +314,8 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 			continue
 		}
 		seen[r.Name+r.Query] = true
+		component := r.component()
+		total[component]++
 		tree, err := p.parse(ctx, r.Query)
 		if err != nil {
 			return nil, err
@@ -306,34 +323,60 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		ok, missing, err := tree.can(ctx, has)
 		if err != nil {
 			errs = append(errs, err)
+			continue
 		}
-		if ok || err != nil {
+		if ok {
+			sighted[component] = true
 			continue
 		}
 		slices.Sort(missing)
-		key := strings.Join(slices.Compact(missing), ", ")
-		if byMissing[key] == nil {
-			byMissing[key] = &blind{level: Warning}
+		missing = slices.Compact(missing)
+		at := place{component, Warning}
+		if !slices.ContainsFunc(missing, func(m string) bool { return !mayBeAbsent(m) }) {
+			at.level = Note
 		}
-		b := byMissing[key]
-		if !slices.Contains(b.alerts, r.Name) {
-			b.alerts = append(b.alerts, r.Name)
+		blind[at] = appendNew(blind[at], r.Name+" ("+list(missing)+")")
+	}
+	// Of a component that has no data at all nothing may be absent, unless it is off.
+	for at, names := range maps.Clone(blind) {
+		right := at.level
+		switch {
+		case p.off(at.component):
+			right = Note
+		case !sighted[at.component]:
+			right = Warning
 		}
-		if c := r.label("component"); slices.Contains(config.Names(), c) && !p.Config.Enabled(c) {
-			b.level = Note
+		if right != at.level {
+			delete(blind, at)
+			blind[place{at.component, right}] = append(blind[place{at.component, right}], names...)
 		}
 	}
 	var found []Finding
-	for _, key := range slices.Sorted(maps.Keys(byMissing)) {
-		b := byMissing[key]
-		f := Finding{Level: b.level, Where: "alerts " + list(b.alerts), What: "there are no series of " + key + " now", Why: "They cannot fire, whatever happens.",
-			Mend: "See in collector/README.md when these metrics are absent: not every stack has all. Enable the section, mend what fails, or switch the alerts off."}
-		if b.level == Note {
+	places := slices.SortedFunc(maps.Keys(blind), func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.component, b.component), cmp.Compare(a.level, b.level))
+	})
+	for _, at := range places {
+		f := Finding{Level: at.level, Where: "alerts of " + at.component, What: fmt.Sprintf("%d of %d have no data now: %s", len(blind[at]), total[at.component], strings.Join(blind[at], ", ")),
+			Why: "They cannot fire, whatever happens.", Mend: "Mend the collector if it fails, and the scrape if there is none; or else switch the alerts off."}
+		switch {
+		case p.off(at.component):
 			f.Mend = "The component is not enabled here. Enable its section, or switch the alerts off."
+		case at.level == Note:
+			f.Mend = "collector/README.md says when a healthy component does not report these metrics. Make sure that this is why."
 		}
 		found = append(found, f)
 	}
 	return found, errors.Join(errs...)
+}
+
+// off reports whether a component is one that could be watched and is not.
+func (p *patient) off(component string) bool {
+	return slices.Contains(config.Names(), component) && !p.Config.Enabled(component)
+}
+
+// mayBeAbsent reports whether a healthy component need not report a metric.
+func mayBeAbsent(metric string) bool {
+	return slices.ContainsFunc(collector.Catalogue(), func(d *collector.Desc) bool { return d.Name == metric && d.Absent != "" })
 }
 
 // longHistory is how much capacity planning wants to look back on.
