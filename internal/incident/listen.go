@@ -459,7 +459,10 @@ func (l *Listener) logOutcome(in opstate.Incident, o Outcome, err error) {
 // rememberGood keeps the state of things while no incident is open and all is well.
 func (l *Listener) rememberGood(ctx context.Context) {
 	index, err := l.store.Index()
-	if err != nil || len(index.Open) > 0 || !CheckHealth(ctx, l.cfg, nil).Well {
+	if err != nil || len(index.Open) > 0 {
+		return
+	}
+	if h, err := CheckHealth(ctx, l.cfg, l.set, l.now); err != nil || !h.Well {
 		return
 	}
 	if err := RememberGood(ctx, l.cfg, l.now()); err != nil && ctx.Err() == nil {
