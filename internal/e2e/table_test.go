@@ -28,8 +28,10 @@ type result struct {
 	Inhibited  []string    `json:"inhibited,omitempty"`
 	Detections []detection `json:"detections,omitempty"`
 	// Resolved is how long after the fault was lifted the last notification said so, in seconds.
-	Resolved float64 `json:"resolved_seconds"`
-	OK       bool    `json:"ok"`
+	Resolved float64  `json:"resolved_seconds"`
+	OK       bool     `json:"ok"`
+	Attempts int      `json:"attempts"`
+	Failures []string `json:"failures,omitempty"`
 }
 
 // detection is how an alert reached people.
