@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +24,10 @@ type proof struct {
 	may string
 	// inhibited are alerts that must fire and must not be delivered.
 	inhibited string
+
+	// subject is what the subject of the first mail must begin with after the
+	// priority: then there was one notification for all that fires.
+	subject string
 
 	// onset is how long the fault takes until there is something to see.
 	onset time.Duration
@@ -193,6 +198,8 @@ var matrix = []proof{
 	// Together.
 	{faults: "postgresql-stopped engine-processing-slow", fires: "PostgreSQLDown", may: "DatabaseConnectionFailed", inhibited: "HighProcessingLatency", short: true},
 	{faults: "engine-stopped redis-stopped ollama-stopped", fires: "ConsciousnessEngineDown ServiceDown"},
+	{faults: "engine-stopped postgresql-stopped", fires: "ConsciousnessEngineDown PostgreSQLDown", may: "DatabaseConnectionFailed", subject: "PostgreSQLDown, ConsciousnessEngineDown", short: true},
+	{faults: "redis-stopped ollama-stopped qdrant-stopped", fires: "ServiceDown", subject: "A required service is down"},
 	{faults: "maintenance-running host-cpu-busy", inhibited: "HighCPUUsage"},
 	{faults: "exporter-stopped engine-stopped", fires: "NiodooExporterDown"},
 }
@@ -303,4 +310,23 @@ func alike(fault string) bool {
 		}
 	}
 	return false
+}
+
+// What no fault can show in minutes is proven by replay, with the shipped rules.
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	files := map[string]bool{}
+	for _, r := range notLiveAlerts {
+		files[r.proof] = true
+	}
+	for file := range files {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(Tool(t, "promtool"), "test", "rules", file)
+			cmd.Dir = filepath.Join(Root(t), "mixin", "tests")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
 }

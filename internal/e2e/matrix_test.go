@@ -45,7 +45,7 @@ func TestMatrix(t *testing.T) {
 		lanes = n
 	}
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
-	c := startChain(t)
+	c := startChain(t, 1)
 
 	// A stack that is well beside them, for all the time: nobody is told anything about it.
 	well := startStack(t, sim, exporter, "--machine")
@@ -407,6 +407,9 @@ func (r *trial) read(instance string) {
 		}
 		return nil
 	})
+	if letters := r.chain.inbox.lettersAbout(instance); r.proof.subject != "" && (len(letters) == 0 || !strings.Contains(letters[0].subject, "] "+r.proof.subject)) {
+		r.Errorf("the first mail's subject is not of %q: %+v", r.proof.subject, letters)
+	}
 	for _, m := range r.chain.inbox.lettersAbout(instance) {
 		priority := regexp.MustCompile(`^\[(P[1-4])\] \S`).FindStringSubmatch(m.subject)
 		if priority == nil || len(m.to) != 1 || m.to[0] != strings.ToLower(priority[1])+"@example.com" {
