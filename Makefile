@@ -53,8 +53,8 @@ e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay 
 	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach)$$'
 
 .PHONY: fault-matrix
-fault-matrix: test-deps tools ## Write docs/fault-matrix.md and .json from a run of every fault.
-	NIODOO_E2E_TABLE=$(CURDIR)/docs/fault-matrix $(E2E) -run '^TestMatrix$$'
+fault-matrix: test-deps tools ## Write docs/fault-matrix.md and .json from a run of every fault; ONLY=REGEXP renews some rows.
+	NIODOO_E2E_TABLE=$(CURDIR)/docs/fault-matrix NIODOO_E2E_ONLY="$(ONLY)" $(E2E) -run '^TestMatrix$$'
 
 .PHONY: test-deps
 test-deps: ## Install the servers that the tests run, where they are missing.

@@ -102,7 +102,7 @@ var matrix = []proof{
 	{faults: "grafana-certificate-about-to-expire", fires: "CertificateExpiring CertificateAboutToExpire"},
 	{faults: "grafana-certificate-expired", fires: "ServiceDown"},
 	{faults: "loki-stopped", fires: "ServiceDown"},
-	{faults: "loki-not-ready", fires: "ServiceDown"},
+	{faults: "loki-not-ready", fires: "ComponentNotReady"},
 
 	// PostgreSQL, the real server.
 	{faults: "postgresql-stopped", fires: "PostgreSQLDown", may: "DatabaseConnectionFailed", short: true},
