@@ -47,6 +47,9 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
+// An argument such as @oncall is text, no file of arguments.
+func init() { kingpin.EnableFileExpansion = false }
+
 // silent drops what the Redis client logs by itself.
 type silent struct{}
 
@@ -74,6 +77,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	actions := install(app)
 
 	name, err := app.Parse(namedStdin(args))
+	if exited && len(args) == 0 {
+		fmt.Fprintln(stderr, "niodooctl: name a command, one of those above")
+		return exitUsage
+	}
 	if exited {
 		return code
 	}

@@ -43,7 +43,9 @@ func (r *Report) Remember(ctx context.Context, dir string, told Told, summary bo
 		h.Runs[doc.Verdict]++
 		h.Add(r.changes(h.Last)...)
 		h.Last = doc
-		told.note(h)
+		for _, note := range told.notes {
+			note(h)
+		}
 		return nil
 	})
 }
