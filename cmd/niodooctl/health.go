@@ -70,7 +70,9 @@ func (f *healthFlags) run(ctx context.Context, e *env) error {
 	if f.timeout <= 0 || f.interval <= 0 {
 		return usageError("--timeout and --interval must be more than 0")
 	}
+	p := e.progress("looking", -1, false)
 	r, err := health.Run(ctx, e.cfg, e.thresholds, health.Options{Budget: f.timeout, Logger: e.logger, Now: e.now})
+	p.done()
 	if err != nil {
 		return err
 	}
@@ -264,7 +266,10 @@ func printChecks(e *env, r *health.Report) {
 			}
 			return humanize.Value(k.Unit, *v)
 		}
-		value := humanize.Value(k.Unit, k.Value)
+		value := "-"
+		if k.Direction != "" {
+			value = humanize.Value(k.Unit, k.Value)
+		}
 		result := e.coloured(k.Verdict, string(k.Verdict))
 		switch {
 		case k.Verdict == opstate.Well && k.OnTarget != nil && !*k.OnTarget:

@@ -50,7 +50,7 @@ func Signed(unit string, v float64) string {
 
 // percent keeps what comes after the nines: 99.51 and 99.49 are not the same.
 func percent(v float64) string {
-	if v > 0.99 && v < 1 {
+	if v > 0.99 && v < 0.99995 {
 		return strconv.FormatFloat(100*v, 'f', 2, 64)
 	}
 	return number(100 * v)
