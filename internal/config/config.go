@@ -260,8 +260,63 @@ type Backup struct {
 	MaxAge    model.Duration    `yaml:"max_age"`
 	Sources   map[string]string `yaml:"sources"`
 	Retention map[string]int    `yaml:"retention"`
-	Copy      string            `yaml:"copy"`
-	PGDump    string            `yaml:"pg_dump"`
+	// Copy is a command and its arguments that takes a backup off the host; in
+	// them {archive}, {manifest} and {name} stand for the backup's.
+	Copy Command `yaml:"copy"`
+	// PGDump is pg_dump's path, or container:NAME for the one in that container.
+	PGDump string `yaml:"pg_dump"`
+	// User and PasswordFile are of the role that may read everything;
+	// postgresql.user and its password by default.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Databases are dumped; by default postgresql.database.
+	Databases []string `yaml:"databases"`
+	// Recipients and those in RecipientsFile are the age keys that archives are
+	// encrypted to; without any they are not. IdentityFile opens them again.
+	Recipients     []string       `yaml:"recipients"`
+	RecipientsFile string         `yaml:"recipients_file"`
+	IdentityFile   string         `yaml:"identity_file"`
+	Schedule       BackupSchedule `yaml:"schedule"`
+}
+
+// Command is a program and its arguments. It is not given to a shell. A string
+// is split at its spaces.
+type Command []string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (c *Command) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return n.Decode((*[]string)(c))
+	}
+	var line string
+	if err := n.Decode(&line); err != nil {
+		return err
+	}
+	if strings.ContainsAny(line, "\"'\\$|;&<>") {
+		return errors.New("no shell reads it: write a list, the program and each argument as an element")
+	}
+	*c = strings.Fields(line)
+	return nil
+}
+
+// BackupSchedule says on which days a backup of a higher class is due, so that
+// those of lower ones step aside; "" and 0 say nothing.
+type BackupSchedule struct {
+	// Full is a day of the week, Archive one of the month.
+	Full    string `yaml:"full"`
+	Archive int    `yaml:"archive"`
+}
+
+// defaultSources are what the manual's script backs up.
+var defaultSources = map[string]string{"data": "/opt/niodoo/data", "config": "/opt/niodoo/config", "logs": "/opt/niodoo/logs"}
+
+// Trees returns the directories to back up by name, and whether the file names
+// them: those of the manual need not be there.
+func (b Backup) Trees() (trees map[string]string, named bool) {
+	if len(b.Sources) > 0 {
+		return b.Sources, true
+	}
+	return defaultSources, false
 }
 
 // Operations is where niodooctl leaves what it last did.

@@ -224,6 +224,17 @@ func TestErrors(t *testing.T) {
 		{"notify: {smtp: {auth_password: s3cret}}", "secrets come from files only: write auth_password_file: FILE"},
 		{"notify: {smtp: {to: a@b.c}}", "niodoo.yml:1: "},
 		{"notify: {alertmanager: 'localhost:9093'}", "notify.alertmanager: must start with http:// or https://"},
+		{"backup: {sources: {'a/b': /x}}", `"a/b" cannot be a directory's name in an archive`},
+		{"backup: {sources: {a: x}}", `backup.sources.a: "x" must be an absolute path`},
+		{"backup: {copy: 'scp a | b'}", "no shell reads it: write a list"},
+		{"backup: {copy: [bin/scp]}", `backup.copy: "bin/scp" is no program`},
+		{"backup: {pg_dump: 'container:'}", "backup.pg_dump: write container:NAME"},
+		{"backup: {pg_dump: bin/pg_dump}", "its absolute path, or container:NAME"},
+		{"backup: {databases: ['a/b']}", `backup.databases[0]: "a/b" cannot be backed up`},
+		{"backup: {recipients: [AGE-SECRET-KEY-1]}", "backup.recipients[0]: is no age recipient"},
+		{"backup: {identity_file: key}", `backup.identity_file: "key" must be an absolute path`},
+		{"backup: {schedule: {full: Sun}}", `backup.schedule.full: "Sun" is no day of the week`},
+		{"backup: {schedule: {archive: 31}}", "backup.schedule.archive: 31 is not a day that every month has"},
 		{"pipeline: {urls: []}", "pipeline: name at least one of urls and files"},
 		{"docker: {host: /var/run/docker.sock}", "write unix:///PATH"},
 		{"modules: {m: {allow: ['x']}}", "modules.m.services: name at least one service"},
@@ -254,6 +265,23 @@ func TestErrors(t *testing.T) {
 		if strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%q: the error tells a secret: %v", c.text, err)
 		}
+	}
+}
+
+func TestBackup(t *testing.T) {
+	c, err := Parse("niodoo.yml", []byte("backup:\n  copy: rclone copy {archive} remote:x\n  schedule: {full: Sunday, archive: 1}\n"))
+	if err != nil || strings.Join(c.Backup.Copy, ",") != "rclone,copy,{archive},remote:x" {
+		t.Errorf("%q, %v", c.Backup.Copy, err)
+	}
+	if trees, named := c.Backup.Trees(); len(trees) != 3 || named {
+		t.Errorf("%v, %v", trees, named)
+	}
+	c, err = Parse("niodoo.yml", []byte("backup: {copy: [a, 'b c'], sources: {x: /x}}"))
+	if err != nil || strings.Join(c.Backup.Copy, ",") != "a,b c" {
+		t.Errorf("%q, %v", c.Backup.Copy, err)
+	}
+	if trees, named := c.Backup.Trees(); len(trees) != 1 || !named {
+		t.Errorf("%v, %v", trees, named)
 	}
 }
 
