@@ -328,6 +328,7 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 	}
 	lines.flush()
 	stderr.flush()
+	last := cmp.Or(stderr.last, lines.last)
 	if kept.Len() > 0 {
 		path := filepath.Join(Reports(j.Config), j.Now().Format(j.step.report))
 		err := atomicfile.Replace(path, 0o640, func(w io.Writer) error { _, err := w.Write(kept.Bytes()); return err })
@@ -335,8 +336,9 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 		j.say("wrote %s", path)
+		last = cmp.Or(last, "see "+path)
 	}
-	return j.step.judge(code, cmp.Or(stderr.last, lines.last)), nil
+	return j.step.judge(code, last), nil
 }
 
 // judge turns the exit code of a step's command, and the last that it said, into
