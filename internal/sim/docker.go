@@ -137,6 +137,16 @@ func newDocker(w *world, socket string) *service {
 			answer(rw, http.StatusOK, typeJSON, []byte(c.stats(w.look())+"\n"))
 		}
 	})
+	mux.HandleFunc("GET /images/{name...}", func(rw http.ResponseWriter, r *http.Request) {
+		name := strings.TrimSuffix(r.PathValue("name"), "/json")
+		i := slices.IndexFunc(containers, func(c container) bool { return c.image == name })
+		if i < 0 {
+			answerJSON(rw, http.StatusNotFound, map[string]string{"message": "No such image: " + name})
+			return
+		}
+		answer(rw, http.StatusOK, typeJSON, []byte(fmt.Sprintf(`{"Id":"sha256:%s","RepoTags":[%q],"RepoDigests":[],"Architecture":"amd64","Os":"linux"}`+"\n",
+			containers[i].id(), name)))
+	})
 	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) {
 		answerJSON(rw, http.StatusNotFound, map[string]string{"message": "page not found"})
 	})
