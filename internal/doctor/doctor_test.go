@@ -624,7 +624,9 @@ func TestOldPrometheus(t *testing.T) {
 	defer s.Close()
 	r := examine(t, Options{Config: parsed(t, off+"prometheus: {url: \""+s.URL+"\"}\n")})
 	wantFinding(t, r, "rules", Failing, "rule Old in old.yml", "it cannot be evaluated: many-to-many")
-	if !slices.ContainsFunc(r.NotLookedAt, func(n Skipped) bool { return n.Check == "no-data" && n.Expected && strings.Contains(n.Why, "older than 3.0") }) {
+	if !slices.ContainsFunc(r.NotLookedAt, func(n Skipped) bool {
+		return n.Check == "no-data" && n.Expected && strings.Contains(n.Why, "older than 3.0")
+	}) {
 		t.Errorf("%+v", r.NotLookedAt)
 	}
 }
