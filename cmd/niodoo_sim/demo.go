@@ -16,20 +16,23 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // demo runs the stack and the exporter that watches it until ctx ends.
 func (o *options) demo(ctx context.Context, stdout, stderr io.Writer) error {
-	path, err := findExporter(o.exporter)
-	if err != nil {
+	var err error
+	if o.exporterPath, err = findExporter(o.exporter); err != nil {
 		return err
 	}
 	if o.exporterAddress, err = settle(o.exporterAddress); err != nil {
 		return err
 	}
 	fmt.Fprintln(stdout, "Starting a stack of simulated services, PostgreSQL and Redis …")
+	o.exporterOutput = stderr
 	l, err := o.start(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -41,19 +44,9 @@ func (o *options) demo(ctx context.Context, stdout, stderr io.Writer) error {
 	for _, line := range l.missing {
 		fmt.Fprintln(stdout, line)
 	}
-	config := l.path("niodoo.yml")
-	if err := os.WriteFile(config, []byte(l.config), 0o600); err != nil {
-		return err
-	}
-	exporter, err := startExporter(path, config, o.exporterAddress, stderr)
-	if err != nil {
-		return err
-	}
-	defer exporter.stop()
-
 	waiting, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	scrape, err := exporter.firstGood(waiting)
+	scrape, err := l.exporter.firstGood(waiting)
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -69,8 +62,8 @@ func (o *options) demo(ctx context.Context, stdout, stderr io.Writer) error {
 	case <-ctx.Done():
 		fmt.Fprintln(stdout, "Stopping …")
 		return nil
-	case <-exporter.exited:
-		return fmt.Errorf("the exporter ended: %w", exporter.err)
+	case err := <-l.exporter.ended:
+		return fmt.Errorf("the exporter ended: %w", err)
 	}
 }
 
@@ -115,52 +108,115 @@ func settle(address string) (string, error) {
 	return net.JoinHostPort(host, port), err
 }
 
-// exporter is the running exporter.
+// exporter is the exporter's program, which runs but for faults.
 type exporter struct {
-	cmd    *exec.Cmd
-	url    string
-	client *http.Client
-	exited chan struct{}
-	err    error // how it ended
+	path, config, address string
+	output                io.Writer
+	url                   string
+	client                *http.Client
+	ended                 chan error // how it ended, if nobody meant it to
+
+	mu  sync.Mutex
+	run *exporterRun // nil while it is stopped
 }
 
-func startExporter(path, config, address string, stderr io.Writer) (*exporter, error) {
-	host, port, err := net.SplitHostPort(address)
+// exporterRun is the program from its start to its end.
+type exporterRun struct {
+	cmd    *exec.Cmd
+	meant  atomic.Bool // to end
+	exited chan struct{}
+}
+
+// startExporter starts the exporter of the lab.
+func (l *lab) startExporter(o *options) error {
+	e := &exporter{path: o.exporterPath, config: l.path("niodoo.yml"), address: o.exporterAddress, output: o.exporterOutput, ended: make(chan error, 1),
+		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}} // and no proxy
+	host, port, err := net.SplitHostPort(e.address)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}
-	e := &exporter{url: "http://" + net.JoinHostPort(host, port), exited: make(chan struct{}),
-		client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}} // and no proxy
-	e.cmd = exec.Command(path, "--config.file="+config, "--web.listen-address="+address, "--log.level=warn")
-	e.cmd.Stdout, e.cmd.Stderr = stderr, stderr
-	e.cmd.WaitDelay = 5 * time.Second
-	// It dies with us, be it by SIGKILL; Ctrl-C is for us, who then stop it in order.
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := e.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the exporter: %w", err)
+	e.url = "http://" + net.JoinHostPort(host, port)
+	if err := os.WriteFile(e.config, []byte(l.config), 0o600); err != nil {
+		return err
 	}
-	go func() {
-		e.err = e.cmd.Wait()
-		if e.err == nil {
-			e.err = errors.New("exit status 0")
-		}
-		close(e.exited)
-	}()
-	return e, nil
+	l.exporter = e
+	return e.start()
 }
 
-// stop ends the exporter in order, and by force if that takes over 10 s.
-func (e *exporter) stop() {
-	_ = e.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-e.exited:
-	case <-time.After(10 * time.Second):
-		_ = e.cmd.Process.Kill()
-		<-e.exited
+// start runs the program, with further arguments.
+func (e *exporter) start(args ...string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.run != nil {
+		return nil
 	}
+	r := &exporterRun{exited: make(chan struct{})}
+	r.cmd = exec.Command(e.path, append([]string{"--config.file=" + e.config, "--web.listen-address=" + e.address, "--log.level=warn"}, args...)...)
+	r.cmd.Stdout, r.cmd.Stderr = e.output, e.output
+	r.cmd.WaitDelay = 5 * time.Second
+	// It dies with us, be it by SIGKILL; Ctrl-C is for us, who then stop it in order.
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := r.cmd.Start(); err != nil {
+		return fmt.Errorf("starting the exporter: %w", err)
+	}
+	e.run = r
+	go func() {
+		err := r.cmd.Wait()
+		if err == nil {
+			err = errors.New("exit status 0")
+		}
+		close(r.exited)
+		if !r.meant.Load() {
+			select {
+			case e.ended <- err:
+			default: // one end is enough
+			}
+		}
+	}()
+	return nil
+}
+
+// stop ends the program in order, and by force if that takes over 10 s.
+func (e *exporter) stop() { e.end(syscall.SIGTERM) }
+
+// kill ends it as a crash would.
+func (e *exporter) kill() { e.end(syscall.SIGKILL) }
+
+func (e *exporter) end(s syscall.Signal) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.run == nil {
+		return
+	}
+	e.run.meant.Store(true)
+	_ = e.run.cmd.Process.Signal(s)
+	select {
+	case <-e.run.exited:
+	case <-time.After(10 * time.Second):
+		_ = e.run.cmd.Process.Kill()
+		<-e.run.exited
+	}
+	e.run = nil
+}
+
+// again returns what ends the program and starts it with further arguments.
+func (e *exporter) again(args ...string) func() error {
+	return func() error {
+		e.stop()
+		return e.start(args...)
+	}
+}
+
+func (e *exporter) signal(s syscall.Signal) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.run == nil {
+		return nil
+	}
+	return e.run.cmd.Process.Signal(s)
 }
 
 // firstGood scrapes until every required component is up. When time runs out
@@ -184,8 +240,8 @@ func (e *exporter) firstGood(ctx context.Context) ([]string, error) {
 		select {
 		case <-ctx.Done():
 			return last, fmt.Errorf("no good scrape in time: %w", err)
-		case <-e.exited:
-			return nil, fmt.Errorf("the exporter ended: %w", e.err)
+		case err := <-e.ended:
+			return nil, fmt.Errorf("the exporter ended: %w", err)
 		case <-time.After(wait):
 		}
 	}

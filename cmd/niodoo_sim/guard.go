@@ -10,9 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // guardian is a process that removes our directories when we end, be it by
@@ -48,6 +51,12 @@ func (g *guardian) add(dir string) {
 	_, _ = fmt.Fprintln(g.in, dir)
 }
 
+// unmount lets the guardian take a disk off its place first.
+func (g *guardian) unmount(disk string) { g.add(unmountMark + disk) }
+
+// unmountMark stands before what is to be unmounted; no path begins with it.
+const unmountMark = "unmount "
+
 // dismiss lets the guardian remove what is left and waits for its end.
 func (g *guardian) dismiss() {
 	_ = g.in.Close()
@@ -58,9 +67,16 @@ func (g *guardian) dismiss() {
 // once the standard input ends. Servers may still be about to die and write.
 func guard(stdin io.Reader) error {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	var dirs []string
+	var dirs, disks []string
 	for lines := bufio.NewScanner(stdin); lines.Scan(); {
+		if disk, ok := strings.CutPrefix(lines.Text(), unmountMark); ok {
+			disks = append(disks, disk)
+			continue
+		}
 		dirs = append(dirs, lines.Text())
+	}
+	for _, disk := range disks {
+		_ = unix.Unmount(disk, unix.MNT_DETACH) // the lab has done so in an orderly end
 	}
 	var err error
 	for _, dir := range dirs {

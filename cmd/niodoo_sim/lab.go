@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"golang.org/x/sync/errgroup"
@@ -31,6 +31,10 @@ type lab struct {
 	postgres *localserver.Postgres
 	redis    *localserver.Redis
 	embedded *miniredis.Miniredis // where redis-server is not installed
+	machine  *machine             // nil: the lab is on the machine as it is
+	wire     *wire                // to PostgreSQL; nil: there is none
+	front    *front               // speaks TLS for Grafana; nil: there is none
+	exporter *exporter            // nil: nobody watches
 	missing  []string             // what is not there, one sentence each
 
 	postgresPassword, redisPassword string // of the application
@@ -41,6 +45,10 @@ type lab struct {
 	ctx    context.Context // ends when the lab stops
 	cancel context.CancelFunc
 	work   sync.WaitGroup
+
+	logs    context.CancelFunc // ends the writing of logs
+	heartMu sync.Mutex
+	heart   heart
 }
 
 // start starts what the options ask for. A lab that could not be started
@@ -65,16 +73,21 @@ func (o *options) start(ctx context.Context) (_ *lab, err error) {
 	if o.dockerSocket {
 		o.sim.DockerSocket = l.path("docker.sock")
 	}
+	if o.machine {
+		o.sim.OllamaCanary = 2 * time.Second
+	}
 	if l.stack, err = sim.New(o.sim); err != nil {
 		return nil, err
 	}
-	sections := []string{"# The configuration of niodoo_exporter for a simulated stack.\n", l.stack.Config()}
+	if o.machine {
+		if err := l.startMachine(); err != nil {
+			return nil, err
+		}
+	}
+	sections := []string{"# The configuration of niodoo_exporter for a simulated stack.\n", l.stackSections()}
 	if o.databases {
 		if err := l.startDatabases(); err != nil {
 			return nil, err
-		}
-		for _, f := range databaseFaults(l) {
-			l.stack.AddFault(f)
 		}
 	}
 	databases, err := l.databaseSections()
@@ -88,7 +101,15 @@ func (o *options) start(ctx context.Context) (_ *lab, err error) {
 	if err := l.stack.WriteBackups(l.path("backups")); err != nil {
 		return nil, err
 	}
-	l.work.Go(func() { _ = l.stack.WriteLogs(l.ctx, l.path("logs")) }) // a full disk ends the logs, not the lab
+	l.startLogs()
+	if o.exporterPath != "" {
+		if err := l.startExporter(o); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range labFaults(l) {
+		l.stack.AddFault(f)
+	}
 	for _, name := range o.faults {
 		if err := l.stack.Inject(name); err != nil {
 			return nil, err
@@ -115,7 +136,7 @@ func (l *lab) startDatabases() error {
 	var postgresErr, redisErr error
 	g, ctx := errgroup.WithContext(l.ctx)
 	g.Go(func() error {
-		l.postgres, postgresErr = localserver.StartPostgres(ctx, localserver.PostgresOptions{Dir: l.dir})
+		l.postgres, postgresErr = localserver.StartPostgres(ctx, localserver.PostgresOptions{Dir: l.dir, Settings: postgresSettings})
 		if postgresErr != nil {
 			return unless(postgresErr, localserver.ErrNotInstalled)
 		}
@@ -130,7 +151,7 @@ func (l *lab) startDatabases() error {
 		l.redis, redisErr = localserver.StartRedis(ctx, localserver.RedisOptions{
 			Password: l.redisPassword,
 			ACL:      []string{"user niodoo_monitor on >" + l.redisPassword + " -@all +ping +info +slowlog|len +cluster|info"},
-			Config:   []string{"maxmemory 64mb", "maxmemory-policy allkeys-lru"},
+			Config:   []string{"maxmemory " + redisMemory, "maxmemory-policy " + redisPolicy},
 		})
 		address := ""
 		switch {
@@ -180,6 +201,12 @@ func (l *lab) databaseSections() ([]string, error) {
 			return nil, err
 		}
 		postgres = map[string]any{"host": "127.0.0.1", "port": l.postgres.Port, "sslmode": "disable", "password_file": file}
+		if l.machine != nil {
+			if l.wire, err = newWire(fmt.Sprintf("127.0.0.1:%d", l.postgres.Port), nil); err != nil {
+				return nil, err
+			}
+			postgres["port"], postgres["login_interval"] = l.wire.port(), "2s"
+		}
 	}
 	switch {
 	case l.redis != nil:
@@ -205,13 +232,56 @@ func (l *lab) secret(name, value string) (string, error) {
 
 // localSections are the configuration's sections about this machine.
 func (l *lab) localSections() []string {
-	return []string{
-		sim.Section("host", map[string]any{"paths": []string{l.dir}}),
-		sim.Section("logs", map[string]any{"paths": []string{l.path("logs") + "/*.log"}}),
-		sim.Section("backup", map[string]any{"directory": l.path("backups")}),
-		sim.Section("operations", map[string]any{"state_dir": l.path("state")}),
+	host := []string{sim.Section("host", map[string]any{"paths": []string{l.dir}})}
+	if l.machine != nil {
+		host = l.machine.sections()
 	}
+	return append(host,
+		sim.Section("logs", map[string]any{"paths": []string{l.path("logs") + "/*.log"}}),
+		sim.Section("backup", map[string]any{"directory": l.path("backups"), "sources": map[string]string{"data": l.path("source")}}),
+		sim.Section("operations", map[string]any{"state_dir": l.path("state")}),
+	)
 }
+
+// startMachine starts the machine below the stack, and what stands between the
+// exporter and the services.
+func (l *lab) startMachine() (err error) {
+	if l.machine, err = newMachine(l.path("machine")); err != nil {
+		return err
+	}
+	if l.machine.disk == "" {
+		l.missing = append(l.missing, "There is no disk to fill: this user may not mount one.")
+	} else {
+		l.guard.unmount(l.machine.disk)
+	}
+	l.work.Go(func() { l.machine.run(l.ctx) })
+	l.work.Go(func() { l.beatOn(l.ctx) })
+	if grafana := l.stack.Address("grafana"); grafana != "" {
+		l.front, err = newFront(grafana, l.path("secrets/ca.pem"))
+	}
+	return err
+}
+
+// stackSections are the configuration's sections of the simulated services.
+// Where Grafana has a front, it is asked there.
+func (l *lab) stackSections() string {
+	config := l.stack.Config()
+	if l.front == nil {
+		return config
+	}
+	plain := sim.Section("grafana", map[string]any{"url": l.stack.URL("grafana")})
+	return strings.Replace(config, plain, sim.Section("grafana", map[string]any{"url": fmt.Sprintf("https://127.0.0.1:%d", l.front.port()),
+		"tls_config": map[string]any{"ca_file": l.front.caFile}}), 1)
+}
+
+// startLogs lets the stack write its logs, until the lab stops or stopLogs.
+func (l *lab) startLogs() {
+	ctx, cancel := context.WithCancel(l.ctx)
+	l.logs = cancel
+	l.work.Go(func() { _ = l.stack.WriteLogs(ctx, l.path("logs")) }) // a full disk ends the logs, not the lab
+}
+
+func (l *lab) stopLogs() { l.logs() }
 
 func (l *lab) databaseAddresses() []string {
 	var lines []string
@@ -237,6 +307,9 @@ func (l *lab) stop() {
 	if l.stack != nil {
 		l.stack.Close() // no fault is injected or lifted from here on
 	}
+	if l.exporter != nil {
+		l.exporter.stop()
+	}
 	if l.redis != nil {
 		l.redis.Stop()
 	}
@@ -244,8 +317,17 @@ func (l *lab) stop() {
 		l.postgres.Stop()
 	}
 	l.work.Wait()
+	if l.wire != nil {
+		l.wire.close()
+	}
+	if l.front != nil {
+		l.front.close()
+	}
 	if l.embedded != nil {
 		l.embedded.Close()
+	}
+	if l.machine != nil && l.machine.disk != "" {
+		_ = l.machine.unmount()
 	}
 	if l.dir != "" {
 		_ = os.RemoveAll(l.dir)
@@ -253,29 +335,4 @@ func (l *lab) stop() {
 	if l.guard != nil {
 		l.guard.dismiss()
 	}
-}
-
-// databaseFaults are the faults of the real servers; without a lab they only
-// say what they would do.
-func databaseFaults(l *lab) []sim.Fault {
-	var faults []sim.Fault
-	if l == nil || l.postgres != nil {
-		faults = append(faults,
-			sim.Fault{Name: "postgresql-stopped", Component: "postgresql", Does: "The PostgreSQL server is shut down.",
-				Inject: func() error { l.postgres.Shutdown(); return nil },
-				Lift:   func() error { return l.postgres.Restart(l.ctx) }},
-			sim.Fault{Name: "postgresql-hanging", Component: "postgresql", Does: "Every process of the PostgreSQL server is stopped where it is: connections are taken and nobody answers.",
-				Inject: func() error { l.postgres.Hang(); return nil },
-				Lift:   func() error { l.postgres.Continue(); return nil }})
-	}
-	if l == nil || l.redis != nil {
-		faults = append(faults,
-			sim.Fault{Name: "redis-stopped", Component: "redis", Does: "The Redis server is killed.",
-				Inject: func() error { l.redis.Kill(); return nil },
-				Lift:   func() error { return l.redis.Start(l.ctx) }},
-			sim.Fault{Name: "redis-hanging", Component: "redis", Does: "The Redis server is stopped where it is: connections are taken and nobody answers.",
-				Inject: func() error { return unless(l.redis.Signal(syscall.SIGSTOP), os.ErrProcessDone) },
-				Lift:   func() error { return unless(l.redis.Signal(syscall.SIGCONT), os.ErrProcessDone) }})
-	}
-	return faults
 }

@@ -44,18 +44,22 @@ INSERT INTO toroidal_memories (major_radius, minor_radius) SELECT 3, 1 FROM gene
 ANALYZE consciousness_events, memory_entries, toroidal_memories`)
 }
 
+// postgresDSN is how the application connects.
+func (l *lab) postgresDSN() string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=niodoo password=%s dbname=niodoo sslmode=disable connect_timeout=2 application_name=consciousness-engine",
+		l.postgres.Port, l.postgresPassword)
+}
+
 // loadPostgres writes and reads a little, as the engine would, until ctx ends.
 // The table stays about as large as it is. A server that is gone is tried
 // again at the same pace.
 func (l *lab) loadPostgres(ctx context.Context) {
-	dsn := fmt.Sprintf("host=127.0.0.1 port=%d user=niodoo password=%s dbname=niodoo sslmode=disable connect_timeout=2 application_name=consciousness-engine",
-		l.postgres.Port, l.postgresPassword)
 	var conn *pgx.Conn
 	defer func() { closePostgres(conn) }()
 	every(ctx, loadInterval, func(ctx context.Context) {
 		if conn == nil || conn.IsClosed() {
 			var err error
-			if conn, err = pgx.Connect(ctx, dsn); err != nil {
+			if conn, err = pgx.Connect(ctx, l.postgresDSN()); err != nil {
 				conn = nil
 				return
 			}

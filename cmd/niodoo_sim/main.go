@@ -52,6 +52,8 @@ type options struct {
 	databases bool
 	// dockerSocket asks for a Docker Engine.
 	dockerSocket bool
+	// machine asks for a machine below the stack.
+	machine bool
 
 	// run
 	portOffset int
@@ -61,6 +63,8 @@ type options struct {
 	// demo
 	exporter        string
 	exporterAddress string
+	exporterPath    string // as found; "" is no exporter
+	exporterOutput  io.Writer
 	once            bool
 	timeout         time.Duration
 }
@@ -90,6 +94,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	demoCmd.Flag("once", "Show the first good scrape and stop; exit 1 if there is none in time.").BoolVar(&o.once)
 	demoCmd.Flag("timeout", "How long to wait for the first good scrape.").Default("90s").DurationVar(&o.timeout)
 
+	demoCmd.Flag("databases", "Also start a real PostgreSQL and Redis.").Default("true").BoolVar(&o.databases)
+
 	faultsCmd := app.Command("faults", "List the faults and what they do.")
 	guardCmd := app.Command("guard", "Remove directories once the standard input ends.").Hidden()
 
@@ -98,7 +104,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return code
 	}
 	if command == demoCmd.FullCommand() {
-		o.databases, o.freePorts = true, true
+		o.freePorts = true
 	}
 	if err == nil {
 		err = o.validate()
@@ -132,6 +138,8 @@ func (o *options) common(c *kingpin.CmdClause, control, docker string) {
 	c.Flag("fault", "Begin with this fault; repeatable.").StringsVar(&o.faults)
 	c.Flag("control-address", "Where faults are injected and lifted; port 0 takes a free one.").Default(control).StringVar(&o.control)
 	c.Flag("docker", "Also simulate a Docker Engine, on a socket in the stack's own directory.").Default(docker).BoolVar(&o.dockerSocket)
+	c.Flag("machine", "Also simulate the machine: its procfs, a disk (where one may be mounted), a graphics processor; a listener for the heartbeat, the way to PostgreSQL and TLS before Grafana.").BoolVar(&o.machine)
+	c.Flag("flap-period", "How long a service that comes and goes stays, and is gone.").Default("45s").DurationVar(&o.sim.FlapPeriod)
 	for name, value := range map[string]*string{"metrics": &o.sim.Engine.Metrics, "processing": &o.sim.Engine.Processing, "memory": &o.sim.Engine.Memory, "health": &o.sim.Engine.Health} {
 		c.Flag("engine."+name, "The engine's dialect: "+strings.Join(dialects[name], ", ")+".").Default(dialects[name][0]).EnumVar(value, dialects[name]...)
 	}
@@ -193,7 +201,7 @@ func writeConfig(path string, stdout io.Writer, text string) error {
 // listFaults lists the faults of a whole stack.
 func listFaults(stdout io.Writer) error {
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
-	for _, f := range slices.Concat(sim.Catalogue(), databaseFaults(nil)) {
+	for _, f := range slices.Concat(sim.Catalogue(), labFaults(nil)) {
 		fmt.Fprintf(w, "%s\t%s\n", f.Name, f.Does)
 	}
 	return w.Flush()

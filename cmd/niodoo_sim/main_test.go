@@ -459,7 +459,7 @@ func TestFirstGood(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	e := &exporter{url: server.URL, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, exited: make(chan struct{})}
+	e := &exporter{url: server.URL, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, ended: make(chan error, 1)}
 	lines, err := e.firstGood(context.Background())
 	if err != nil || len(lines) != 2 || len(asked) != 4 {
 		t.Errorf("%q, %v after %d scrapes", lines, err, len(asked))
@@ -486,11 +486,17 @@ func TestWithoutDatabases(t *testing.T) {
 	if err != nil || cfg.Enabled("redis") || cfg.Enabled("postgresql") {
 		t.Errorf("without databases: %v", err)
 	}
-	for _, f := range databaseFaults(l) {
-		t.Errorf("a fault of a server that is not there: %s", f.Name)
+	for _, f := range labFaults(l) {
+		if slices.Contains([]string{"postgresql", "redis", "host", "exporter"}, f.Component) {
+			t.Errorf("a fault of something that is not there: %s", f.Name)
+		}
 	}
-	if all := databaseFaults(nil); len(all) != 4 || slices.ContainsFunc(all, func(f sim.Fault) bool { return f.Does == "" }) {
-		t.Errorf("%v", all)
+	seen := map[string]bool{}
+	for _, f := range slices.Concat(sim.Catalogue(), labFaults(nil)) {
+		if seen[f.Name] || f.Does == "" || f.Component == "" {
+			t.Errorf("listed twice, or without saying what it does: %s", f.Name)
+		}
+		seen[f.Name] = true
 	}
 }
 

@@ -109,6 +109,7 @@ var misplaced = map[string]string{
 	"bearer_token_file": "write authorization: {credentials_file: FILE}",
 	"credentials":       "secrets come from files only: write credentials_file: FILE",
 	"password":          "secrets come from files only: write password_file: FILE",
+	"auth_password":     "secrets come from files only: write auth_password_file: FILE",
 	"api_key":           "secrets come from files only: write api_key_file: FILE",
 	"tls":               "write tls_config: {ca_file: FILE, …}",
 	"dsn":               "write host, port, user, database and password_file",

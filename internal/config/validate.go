@@ -7,6 +7,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/mail"
 	"net/url"
 	"path/filepath"
 	"regexp"
@@ -57,9 +58,7 @@ func (d *decoder) validate() error {
 	if c.Notify.Alertmanager != "" {
 		d.url("notify.alertmanager", c.Notify.Alertmanager)
 	}
-	if h := c.Notify.SMTP.Smarthost; h != "" {
-		d.hostPort("notify.smtp.smarthost", h)
-	}
+	d.smtp("notify.smtp", &c.Notify.SMTP)
 	for _, name := range slices.Sorted(maps.Keys(c.Modules)) {
 		m := c.Modules[name]
 		key := "modules." + name
@@ -89,6 +88,8 @@ func (d *decoder) validate() error {
 			}
 		}
 	}
+	d.incident()
+	d.maintenance()
 	d.fleet()
 	return errors.Join(d.errs...)
 }
@@ -271,6 +272,34 @@ func (d *decoder) auth(key string, a *Authorization, b *BasicAuth) {
 func (d *decoder) tls(key string, t *TLS) {
 	if (t.CertFile == "") != (t.KeyFile == "") {
 		d.errorf(key+".tls_config", "cert_file and key_file go together; write both or neither")
+	}
+}
+
+// smtp checks a mail relay. Nothing needs to be said of one that is not named.
+func (d *decoder) smtp(key string, s *SMTP) {
+	if s.Smarthost == "" {
+		if s.From != "" || len(s.To) > 0 || s.AuthUsername != "" {
+			d.errorf(key+".smarthost", "is missing; write the relay's HOST:PORT")
+		}
+		return
+	}
+	d.hostPort(key+".smarthost", s.Smarthost)
+	d.mailAddress(key+".from", s.From)
+	if len(s.To) == 0 {
+		d.errorf(key+".to", "is missing; write a list of addresses, such as [oncall@example.com]")
+	}
+	for i, to := range s.To {
+		d.mailAddress(key+".to["+strconv.Itoa(i)+"]", to)
+	}
+	if (s.AuthUsername == "") != (s.AuthPassword == "") {
+		d.errorf(key, "auth_username and auth_password_file go together; write both or neither")
+	}
+	d.tls(key, &s.TLSConfig)
+}
+
+func (d *decoder) mailAddress(key, addr string) {
+	if _, err := mail.ParseAddress(addr); err != nil {
+		d.errorf(key, "%q is no mail address; write one such as niodoo@example.com", addr)
 	}
 }
 

@@ -32,12 +32,16 @@ type Alert struct {
 	GeneratorURL string            `json:"generatorURL,omitempty"`
 }
 
-// PostAlerts hands alerts to the Alertmanager of the configuration. An alert
-// whose EndsAt has passed resolves. Without an address the error is
-// [ErrNotConfigured].
+// PostAlerts hands alerts to the Alertmanager of the configuration; none is
+// well without asking it. An alert whose EndsAt has passed resolves; one without
+// resolves by itself after Alertmanager's resolve_timeout. Without an address
+// the error is [ErrNotConfigured].
 func PostAlerts(ctx context.Context, cfg config.Notify, alerts []Alert) error {
 	if cfg.Alertmanager == "" {
 		return fmt.Errorf("notify.alertmanager: %w", ErrNotConfigured)
+	}
+	if len(alerts) == 0 {
+		return nil
 	}
 	body, err := json.Marshal(alerts)
 	if err != nil {

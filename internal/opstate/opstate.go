@@ -5,12 +5,13 @@
 // for the exporter's operations collector: one small JSON document per concern
 // in operations.state_dir.
 //
-//	health.json       the last health run and its verdicts
-//	maintenance.json  the last run of each maintenance step, and what runs now
-//	drills.json       the last restore drill
-//	incidents.json    open incidents, the latest closed ones, and totals
-//	heartbeat.json    when the listener last heard from Watchdog and its peers
-//	capacity.json     what capacity runs have measured, thinned out with age
+//	health.json          the last health run and its verdicts
+//	health_history.json  what health runs found before, as far as it changed
+//	maintenance.json     the last run of each maintenance step, and what runs now
+//	drills.json          the last restore drill
+//	incidents.json       open incidents, the latest closed ones, and totals
+//	heartbeat.json       when the listener last heard from Watchdog and its peers
+//	capacity.json        what capacity runs have measured, thinned out with age
 //
 // Each is replaced as a whole, so that a reader needs no lock and never sees
 // half of one; writers take turns by a lock on the directory itself, which needs
@@ -55,7 +56,7 @@ var (
 
 // Document is one concern's state.
 type Document interface {
-	Health | Maintenance | Drills | Incidents | Heartbeat | Capacity
+	Health | HealthHistory | Maintenance | Drills | Incidents | Heartbeat | Capacity
 	file() string
 	validate() error
 }

@@ -87,6 +87,9 @@ func upFor(d time.Duration) string {
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }
 
+// dockerLimit is the memory that a container may have, in bytes.
+const dockerLimit = 33554432000
+
 func newDocker(w *world, socket string) *service {
 	mux := http.NewServeMux()
 	ping := func(rw http.ResponseWriter, _ *http.Request) {
@@ -207,14 +210,18 @@ func (c container) stats(s state) string {
 	kernel := cpu / 7
 	rx := int64(up * 4000 * c.cpu)
 	memory := int64(c.memory * (0.95 + 0.1*s.load))
+	inactive := memory / 5
+	if s.knobs.containerFull && c.port == 8080 {
+		memory, inactive = dockerLimit*98/100, 0
+	}
 	return fmt.Sprintf(`{"id":%q,"name":"/%s","os_type":"linux","read":%q,"cpu_stats":{"cpu_usage":{"total_usage":%d,"usage_in_kernelmode":%d,"usage_in_usermode":%d},`+
 		`"system_cpu_usage":%d,"online_cpus":8,"throttling_data":{"periods":0,"throttled_periods":0,"throttled_time":0}},`+
-		`"memory_stats":{"usage":%d,"stats":{"anon":%d,"file":%d,"inactive_file":%d,"active_file":%d},"limit":33554432000},`+
+		`"memory_stats":{"usage":%d,"stats":{"anon":%d,"file":%d,"inactive_file":%d,"active_file":%d},"limit":%d},`+
 		`"networks":{"eth0":{"rx_bytes":%d,"rx_packets":%d,"rx_errors":0,"rx_dropped":0,"tx_bytes":%d,"tx_packets":%d,"tx_errors":0,"tx_dropped":0}},`+
 		`"pids_stats":{"current":14,"limit":38000},"blkio_stats":{"io_service_bytes_recursive":[{"major":259,"minor":0,"op":"read","value":8388608},`+
 		`{"major":259,"minor":0,"op":"write","value":%d}],"io_serviced_recursive":null,"io_queue_recursive":null,"io_service_time_recursive":null,`+
 		`"io_wait_time_recursive":null,"io_merged_recursive":null,"io_time_recursive":null,"sectors_recursive":null},"num_procs":0,"storage_stats":{},`+
 		`"preread":"0001-01-01T00:00:00Z","precpu_stats":%s}`,
-		c.id(), c.name(), s.at.UTC().Format(time.RFC3339Nano), cpu, kernel, cpu-kernel, int64(up*8e9), memory, memory*7/10, memory*3/10, memory/5, memory/10,
+		c.id(), c.name(), s.at.UTC().Format(time.RFC3339Nano), cpu, kernel, cpu-kernel, int64(up*8e9), memory, memory*7/10, memory*3/10, inactive, memory/10, dockerLimit,
 		rx, rx/160, 2*rx, rx/165, 4194304+rx, empty)
 }

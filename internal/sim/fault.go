@@ -26,10 +26,11 @@ type Fault struct {
 	Does string
 
 	// What it does, any of these: the service's port is closed; the port opens
-	// and closes in turn; requests are answered by someone else; the world goes
+	// and closes in turn; it is a new process in turn; requests are answered by someone else; the world goes
 	// another way; the functions are called (for services outside the simulation).
 	stop    bool
 	flap    bool
+	renew   bool // the service is restarted in turn
 	respond func(*injection) responder
 	alter   func(*knobs)
 	// Inject and Lift are for faults of services that are not simulated.
@@ -52,6 +53,7 @@ type knobs struct {
 	breaker, timeouts                      float64 // added per second
 	decaying, layerFull                    bool
 	frozen, silent, invalid, generateFails bool
+	stuck                                  bool // every gauge
 	frozenAt                               float64
 	// Other services.
 	pipelineStalled                bool
@@ -65,8 +67,11 @@ type knobs struct {
 	notificationsFail              bool
 	grafanaDatabase, lokiNotReady  bool
 	restarting, oomKilled, unwell  bool // a container
-	vllmWaiting                    bool
+	containerFull                  bool
+	vllmWaiting, vllmFails         bool
 	noAlertmanager                 bool
+	rulesFail, storageFails        bool // Prometheus
+	peerGone                       bool // of Alertmanager's cluster
 }
 
 // vectorSize is the dimension the engine's code insists on.
@@ -94,6 +99,7 @@ var everyService = []Fault{
 // particular are the faults of one service.
 var particular = []Fault{
 	{Name: "engine-crash-loop", Component: "engine", Does: "The engine runs for 45 s and is gone for 45 s, again and again.", flap: true},
+	{Name: "engine-restarting", Component: "engine", Does: "The engine's process is replaced by a new one every 45 s.", renew: true},
 	{Name: "engine-unhealthy", Component: "engine", Does: "The engine's health says unhealthy, with status 200.", alter: func(k *knobs) { k.status = "unhealthy" }},
 	{Name: "engine-part-unhealthy", Component: "engine", Does: "The engine is degraded: its memory_manager is unhealthy.", alter: func(k *knobs) {
 		if k.status == "healthy" {
@@ -113,8 +119,10 @@ var particular = []Fault{
 	{Name: "engine-retrieval-failing", Component: "engine", Does: "15 % of the retrievals fail.", alter: func(k *knobs) { k.retrievalFailing = 0.15 }},
 	{Name: "engine-cache-cold", Component: "engine", Does: "The engine's caches miss 60 points more often.", alter: func(k *knobs) { k.cacheLost = 0.6 }},
 	{Name: "engine-consolidation-stopped", Component: "engine", Does: "No memory is consolidated any more.", alter: func(k *knobs) { k.consolidation = 0 }},
-	{Name: "engine-layer-full", Component: "engine", Does: "The working layer has reached its capacity.", alter: func(k *knobs) { k.layerFull = true }},
+	{Name: "engine-layer-full", Component: "engine", Does: "The layer episodic has reached the capacity that the engine's documentation gives it.", alter: func(k *knobs) { k.layerFull = true }},
 	{Name: "engine-kpi-frozen", Component: "engine", Does: "Memory stability stays where it is, to the last digit.", alter: func(k *knobs) { k.frozen = true }},
+	{Name: "engine-telemetry-frozen", Component: "engine", Does: "Every gauge of the engine stays where it is, to the last digit, while its counters go on.", alter: func(k *knobs) { k.stuck = true }},
+	{Name: "engine-statistics-hanging", Component: "engine", Does: "The engine answers its health requests; all others hang.", respond: hangBehindHealth},
 	{Name: "engine-kpi-gone", Component: "engine", Does: "Memory stability is no longer reported.", alter: func(k *knobs) { k.silent = true }},
 	{Name: "engine-kpi-invalid", Component: "engine", Does: "Memory stability is reported in percent, the cache hit ratio as NaN in the text.", alter: func(k *knobs) { k.invalid = true }},
 
@@ -125,6 +133,8 @@ var particular = []Fault{
 	{Name: "ollama-runner-dead", Component: "ollama", Does: "Generating answers 500 while every list looks well.", alter: func(k *knobs) { k.generateFails = true }},
 
 	{Name: "vllm-overloaded", Component: "vllm", Does: "Requests wait and the cache is full.", alter: func(k *knobs) { k.vllmWaiting = true }},
+
+	{Name: "vllm-failing", Component: "vllm", Does: "One request a second ends with an error.", alter: func(k *knobs) { k.vllmFails = true }},
 
 	{Name: "qdrant-red", Component: "qdrant", Does: "The collection experiences is red: no space left on device.", alter: func(k *knobs) {
 		k.collectionStatus, k.optimizerError = "red", "Service internal error: IO Error: No space left on device (os error 28)"
@@ -143,15 +153,21 @@ var particular = []Fault{
 	{Name: "prometheus-target-down", Component: "prometheus", Does: "Prometheus cannot scrape the target of job node.", alter: func(k *knobs) { k.targetDown = true }},
 	{Name: "prometheus-no-alertmanager", Component: "prometheus", Does: "Prometheus knows no Alertmanager and drops notifications.", alter: func(k *knobs) { k.noAlertmanager = true }},
 
+	{Name: "prometheus-rules-failing", Component: "prometheus", Does: "One rule evaluation a second fails.", alter: func(k *knobs) { k.rulesFail = true }},
+	{Name: "prometheus-storage-failing", Component: "prometheus", Does: "Every compaction fails, one in two seconds.", alter: func(k *knobs) { k.storageFails = true }},
+
 	{Name: "grafana-database-failing", Component: "grafana", Does: "Grafana's database does not answer: /api/health is 503.", alter: func(k *knobs) { k.grafanaDatabase = true }},
 
 	{Name: "alertmanager-reload-failed", Component: "alertmanager", Does: "Alertmanager could not load its last configuration.", alter: func(k *knobs) { k.alertReload = true }},
 	{Name: "alertmanager-notifications-failing", Component: "alertmanager", Does: "Every e-mail notification fails.", alter: func(k *knobs) { k.notificationsFail = true }},
 
+	{Name: "alertmanager-peer-gone", Component: "alertmanager", Does: "Alertmanager has lost one peer of its cluster.", alter: func(k *knobs) { k.peerGone = true }},
+
 	{Name: "loki-not-ready", Component: "loki", Does: "Loki's ingester is not ready: /ready answers 503.", alter: func(k *knobs) { k.lokiNotReady = true }},
 
 	{Name: "docker-container-restarting", Component: "docker", Does: "The engine's container is restarted again and again.", alter: func(k *knobs) { k.restarting = true }},
 	{Name: "docker-container-oom-killed", Component: "docker", Does: "The engine's container was killed for want of memory.", alter: func(k *knobs) { k.oomKilled = true }},
+	{Name: "docker-container-memory-full", Component: "docker", Does: "The engine's container uses 98 % of the memory it may have.", alter: func(k *knobs) { k.containerFull = true }},
 	{Name: "docker-container-unhealthy", Component: "docker", Does: "The health check of the engine's container fails.", alter: func(k *knobs) { k.unwell = true }},
 }
 
@@ -183,6 +199,18 @@ func hang(in *injection) responder {
 		case <-runOf(r).stopped:
 			panic(http.ErrAbortHandler)
 		}
+	}
+}
+
+// hangBehindHealth hangs like a service whose health check knows nothing of the rest.
+func hangBehindHealth(in *injection) responder {
+	hangs := hang(in)
+	return func(s *service, w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasSuffix(r.URL.Path, "/health") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		hangs(s, w, r, next)
 	}
 }
 
@@ -284,6 +312,7 @@ type injection struct {
 	respond responder
 	lifted  chan struct{} // closed when the fault is
 	down    bool          // of one that comes and goes: its turn to be gone
+	renews  string        // the service that is restarted in turn
 }
 
 // FaultState is a fault and whether it is in effect.
@@ -337,10 +366,13 @@ func (st *Stack) set(name string, on bool) error {
 			return fmt.Errorf("fault %s: %w", name, err)
 		}
 		in = &injection{opts: &st.opts, lifted: make(chan struct{}), down: f.flap}
+		if f.renew {
+			in.renews = f.Component
+		}
 		if f.respond != nil {
 			in.respond = f.respond(in)
 		}
-		if f.flap {
+		if f.flap || f.renew {
 			st.flapping.Go(func() { st.flap(in) })
 		}
 		st.active[name] = in
@@ -399,7 +431,16 @@ func (st *Stack) apply() error {
 	return errors.Join(errs...)
 }
 
-// flap lets a service come and go until the fault is lifted.
+// stop stops a service. The caller holds the lock.
+func (st *Stack) stop(name string) {
+	for _, s := range st.services {
+		if s.name == name {
+			s.stop()
+		}
+	}
+}
+
+// flap lets a service come and go, or begin anew, until the fault is lifted.
 func (st *Stack) flap(in *injection) {
 	t := time.NewTicker(st.opts.FlapPeriod)
 	defer t.Stop()
@@ -413,7 +454,11 @@ func (st *Stack) flap(in *injection) {
 		select {
 		case <-in.lifted: // while we waited for the lock
 		default:
-			in.down = !in.down
+			if in.renews != "" {
+				st.stop(in.renews) // apply starts it again
+			} else {
+				in.down = !in.down
+			}
 			_ = st.apply() // a port that is taken is tried again at the next turn
 		}
 		st.mu.Unlock()

@@ -135,14 +135,15 @@ func (st *Stack) WriteBackups(dir string) error {
 		night = night.AddDate(0, 0, -1)
 	}
 	for _, at := range []time.Time{night.AddDate(0, 0, -1), night} {
-		if err := writeBackup(dir, at); err != nil {
+		if err := WriteBackup(dir, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func writeBackup(dir string, at time.Time) error {
+// WriteBackup leaves the backup of one time in a directory.
+func WriteBackup(dir string, at time.Time) error {
 	stamp := at.Format("20060102_150405")
 	data, err := archive(at, map[string]string{
 		"data/memory_layers.bin": strings.Repeat("\x00\x01\x02\x03", 4096), "data/consciousness_state.json": `{"consciousness_level":0.75}`})

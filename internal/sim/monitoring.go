@@ -188,8 +188,8 @@ func prometheusMetrics(s state, b build) []byte {
 		gauge("prometheus_tsdb_storage_blocks_bytes", "The number of bytes that are currently used for local storage by all blocks.", math.Floor(212_000_000+4_100_000*hours)),
 		gauge("prometheus_tsdb_wal_storage_size_bytes", "Size of the write log storage on disk.", math.Floor(38_000_000+9_000_000*math.Mod(hours, 2))),
 		counter("prometheus_tsdb_wal_corruptions_total", "Total number of WAL corruptions.", 0),
-		counter("prometheus_tsdb_compactions_failed_total", "Total number of compactions that failed for the partition.", 0),
-		counter("prometheus_rule_evaluation_failures_total", "The total number of rule evaluation failures.", 0, "rule_group", "/etc/prometheus/rules/niodoo.yml;niodoo-alerts").
+		counter("prometheus_tsdb_compactions_failed_total", "Total number of compactions that failed for the partition.", math.Floor(s.compactionsFailed)),
+		counter("prometheus_rule_evaluation_failures_total", "The total number of rule evaluation failures.", s.rulesFailed, "rule_group", "/etc/prometheus/rules/niodoo.yml;niodoo-alerts").
 			with(0, "rule_group", "/etc/prometheus/rules/niodoo.yml;niodoo-manual-names"),
 		counter("prometheus_rule_group_iterations_missed_total", "The total number of rule group evaluations missed due to slow rule group evaluation.", 0, "rule_group", "/etc/prometheus/rules/niodoo.yml;niodoo-alerts"),
 		counter("prometheus_notifications_dropped_total", "Total number of alerts dropped due to errors when sending to Alertmanager.", s.dropped),
@@ -253,6 +253,7 @@ func newAlertmanager(w *world) *service {
 		s := w.look()
 		sent := math.Floor(hoursOf(s) / 4)
 		failed := math.Floor(s.undelivered)
+		gone := 1 - badly(s.knobs.peerGone)
 		answer(rw, http.StatusOK, typeGoMetrics, exposition([]family{
 			b.family("alertmanager"),
 			gauge("alertmanager_alerts", "How many alerts by state.", 1, "state", "active").with(0, "state", "suppressed").with(0, "state", "unprocessed"),
@@ -263,7 +264,7 @@ func newAlertmanager(w *world) *service {
 			gauge("alertmanager_config_last_reload_successful", "Whether the last configuration reload attempt was successful.", badly(s.knobs.alertReload)),
 			gauge("alertmanager_config_last_reload_success_timestamp_seconds", "Timestamp of the last successful configuration reload.", seconds(s.prometheusStarted)),
 			gauge("alertmanager_cluster_members", "Number indicating current number of members in cluster.", 1),
-			gauge("alertmanager_cluster_failed_peers", "Number indicating the current number of failed peers in the cluster.", 0),
+			gauge("alertmanager_cluster_failed_peers", "Number indicating the current number of failed peers in the cluster.", gone),
 			gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", seconds(s.prometheusStarted)),
 		}, goNumber))
 	})

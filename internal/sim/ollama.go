@@ -67,7 +67,7 @@ var mistralNemo = ollamaModel{Name: "mistral-nemo:12b", Modified: "2026-11-18T09
 	Details:      ollamaDetails{Format: "gguf", Family: "llama", Families: []string{"llama"}, ParameterSize: "12.2B", Quantization: "Q4_0", Context: 1024000, Embedding: 5120},
 	Capabilities: []string{"completion", "tools"}}
 
-func newOllama(w *world) *service {
+func newOllama(w *world, canary time.Duration) *service {
 	list := func() []ollamaModel {
 		models := append([]ollamaModel(nil), ollamaModels...)
 		if w.look().knobs.modelRemoved {
@@ -132,7 +132,11 @@ func newOllama(w *world) *service {
 		ollamaJSON(rw, status, map[string]string{"error": text})
 	}
 	return &service{name: "ollama", handler: h, reject: reject, section: func(address string) map[string]any {
-		return map[string]any{"url": "http://" + address, "required_models": []string{"mistral"}}
+		s := map[string]any{"url": "http://" + address, "required_models": []string{"mistral"}}
+		if canary > 0 {
+			s["canary"] = map[string]any{"enabled": true, "interval": canary.String(), "timeout": canary.String()}
+		}
+		return s
 	}}
 }
 

@@ -51,6 +51,7 @@ func newVLLM(w *world) *service {
 		}
 		l := []string{"engine", "0", "model_name", vllmModel}
 		finished := counter("vllm:request_success_total", "Count of successfully processed requests.", o.finishedStop, append([]string{"engine", "0", "finished_reason", "stop"}, l[2:]...)...)
+		finished = finished.with(o.failed, append([]string{"engine", "0", "finished_reason", "error"}, l[2:]...)...)
 		finished = finished.with(o.finished, append([]string{"engine", "0", "finished_reason", "length"}, l[2:]...)...)
 		answer(rw, http.StatusOK, typeMetrics+"; charset=utf-8", exposition([]family{
 			gauge("vllm:num_requests_running", "Number of requests in model execution batches.", o.running, l...),

@@ -41,6 +41,8 @@ type Options struct {
 	// DockerSocket is the path of the Docker Engine's socket; "" is no Docker Engine.
 	DockerSocket string
 	Engine       EngineOptions
+	// OllamaCanary is how often the exporter is to have Ollama generate; 0 is never.
+	OllamaCanary time.Duration
 	// QdrantKeyFile holds the key that Qdrant asks for; "" is none.
 	QdrantKeyFile string
 	// Slow is how much longer a slow service takes; 0 is 3 s.
@@ -123,7 +125,7 @@ func (st *Stack) known() ([]*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []*service{engine, newPipeline(st.world), newOllama(st.world), newVLLM(st.world), qdrant,
+	all := []*service{engine, newPipeline(st.world), newOllama(st.world, st.opts.OllamaCanary), newVLLM(st.world), qdrant,
 		newPrometheus(st.world), newGrafana(st.world), newAlertmanager(st.world), newLoki(st.world)}
 	if st.opts.DockerSocket != "" {
 		all = append(all, newDocker(st.world, st.opts.DockerSocket))

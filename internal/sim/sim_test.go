@@ -676,11 +676,12 @@ func TestParticularFaults(t *testing.T) {
 		"engine-retrieval-failing":           {engineText, `\nretrieval_success_rate 0\.8`},
 		"engine-cache-cold":                  {engineText, `\ncache_hit_ratio 0\.3`},
 		"engine-consolidation-stopped":       {engineText, `\nconsolidation_rate_per_hour 0\n`},
-		"engine-layer-full":                  {engineText, `\nmemory_layer_distribution{layer="working"} 1000\n`},
+		"engine-layer-full":                  {engineText, `\nmemory_layer_distribution{layer="episodic"} 100000\n`},
 		"engine-kpi-invalid":                 {engineText, `\ncache_hit_ratio NaN\n(.|\n)*\nmemory_stability_ratio 99\.`},
 		"ollama-model-removed":               {[2]string{"ollama", "/api/tags"}, `^\{"models":\[\{"name":"llama3\.1:8b".*"mistral-nemo:12b"`},
 		"ollama-model-on-cpu":                {[2]string{"ollama", "/api/ps"}, `"size_vram":0`},
 		"vllm-overloaded":                    {[2]string{"vllm", "/metrics"}, `vllm:num_requests_waiting\S+ 37`},
+		"vllm-failing":                       {[2]string{"vllm", "/metrics"}, `finished_reason="error"\S+ \d{3}`},
 		"qdrant-red":                         {[2]string{"qdrant", "/collections/experiences"}, `"status":"red","optimizer_status":\{"error":".*No space left`},
 		"qdrant-yellow":                      {[2]string{"qdrant", "/collections/experiences"}, `"status":"yellow"`},
 		"qdrant-vector-size":                 {[2]string{"qdrant", "/collections/experiences"}, `"size":768,`},
@@ -690,12 +691,16 @@ func TestParticularFaults(t *testing.T) {
 		"prometheus-reload-failed":           {[2]string{"prometheus", "/metrics"}, `prometheus_config_last_reload_successful 0`},
 		"prometheus-target-down":             {[2]string{"prometheus", "/api/v1/targets"}, `"health":"down"`},
 		"prometheus-no-alertmanager":         {[2]string{"prometheus", "/metrics"}, `prometheus_notifications_alertmanagers_discovered 0`},
+		"prometheus-rules-failing":           {[2]string{"prometheus", "/metrics"}, `niodoo-alerts"} \d{3}`},
+		"prometheus-storage-failing":         {[2]string{"prometheus", "/metrics"}, `prometheus_tsdb_compactions_failed_total \d{2}`},
 		"grafana-database-failing":           {[2]string{"grafana", "/api/health"}, `"database": "failing"`},
 		"alertmanager-reload-failed":         {[2]string{"alertmanager", "/metrics"}, `alertmanager_config_last_reload_successful 0`},
 		"alertmanager-notifications-failing": {[2]string{"alertmanager", "/metrics"}, `notifications_failed_total{integration="email",reason="other"} [1-9]`},
+		"alertmanager-peer-gone":             {[2]string{"alertmanager", "/metrics"}, `alertmanager_cluster_failed_peers 1`},
 		"loki-not-ready":                     {[2]string{"loki", "/ready"}, `^Ingester not ready`},
 		"docker-container-restarting":        {[2]string{"docker", "/v1.47/containers/json?all=1"}, `"State":"restarting","Status":"Restarting \(1\)`},
 		"docker-container-oom-killed":        {[2]string{"docker", "/v1.47/containers/niodoo-consciousness-engine-1/json"}, `"OOMKilled":true.*"ExitCode":137`},
+		"docker-container-memory-full":       {[2]string{"docker", "/v1.47/containers/niodoo-consciousness-engine-1/stats?stream=false&one-shot=true"}, `"usage":32883343360`},
 		"docker-container-unhealthy":         {[2]string{"docker", "/v1.47/containers/json?all=1"}, `"Status":"Up \d+ \w+ \(unhealthy\)"`},
 	}
 	read := func(at [2]string) string {
@@ -705,7 +710,7 @@ func TestParticularFaults(t *testing.T) {
 		_, _, body := get(t, st.URL(at[0])+at[1])
 		return body
 	}
-	stays := []string{"engine-breaker-tripping", "engine-timeouts", "alertmanager-notifications-failing"} // counters do not come back
+	stays := []string{"engine-breaker-tripping", "engine-timeouts", "alertmanager-notifications-failing", "vllm-failing", "prometheus-rules-failing", "prometheus-storage-failing"} // counters do not come back
 	for name, test := range tests {
 		re := regexp.MustCompile(test.want)
 		if body := read(test.at); re.MatchString(body) {
@@ -727,7 +732,7 @@ func TestParticularFaults(t *testing.T) {
 			t.Errorf("%s: %s still matches after it:\n%s", name, re, body)
 		}
 	}
-	elsewhere := []string{"engine-crash-loop", "engine-kpi-frozen", "engine-kpi-gone", "pipeline-stalled", "ollama-runner-dead"}
+	elsewhere := []string{"engine-crash-loop", "engine-restarting", "engine-kpi-frozen", "engine-kpi-gone", "engine-telemetry-frozen", "engine-statistics-hanging", "pipeline-stalled", "ollama-runner-dead"}
 	for _, f := range particular {
 		if _, ok := tests[f.Name]; !ok && !slices.Contains(elsewhere, f.Name) {
 			t.Errorf("%s has no test", f.Name)

@@ -22,6 +22,7 @@ type world struct {
 	noise [noises]float64
 	knobs knobs
 	state state
+	stuck engineState // its gauges are what the engine says while they are stuck
 }
 
 // state is everything that can be asked of the world at one moment.
@@ -36,9 +37,11 @@ type state struct {
 
 	// Notifications that Prometheus dropped and that Alertmanager could not deliver.
 	dropped, undelivered float64
-	logLines             float64 // that Loki received
-	prometheusStarted    time.Time
-	began                time.Time
+	// Rule evaluations and compactions of Prometheus that failed.
+	rulesFailed, compactionsFailed float64
+	logLines                       float64 // that Loki received
+	prometheusStarted              time.Time
+	began                          time.Time
 }
 
 // engineState is reset when the engine is started again, as a process is.
@@ -88,6 +91,7 @@ type ollamaState struct {
 	running                float64
 	prefixQueries, hits    float64
 	finishedStop, finished float64
+	failed                 float64
 }
 
 // layers are the memory layers in the order of their depth, with how many
@@ -99,11 +103,14 @@ var layers = [...]struct {
 }{
 	{"core_burned", 42, 5000, 0.9996},
 	{"procedural", 310, 5000, 0.9987},
-	{"episodic", 2900, 10000, 0.9958},
+	{"episodic", 2900, 100000, 0.9958},
 	{"semantic", 3400, 20000, 0.9969},
 	{"somatic", 480, 10000, 0.9943},
 	{"working", 210, 1000, 0.9921},
 }
+
+// episodic is the layer that a fault fills.
+const episodic = 2
 
 // The streams of noise. Each wanders around 0 with a standard deviation of 1
 // and a memory of its own.
@@ -140,6 +147,9 @@ func (w *world) look() state {
 	defer w.mu.Unlock()
 	w.live()
 	s := w.state
+	if w.knobs.stuck {
+		s.engine = w.stuck.withCountersOf(&s.engine)
+	}
 	s.engine.processing = s.engine.processing.clone()
 	s.pipeline.latency = s.pipeline.latency.clone()
 	s.at, s.knobs = w.now(), w.knobs
@@ -156,7 +166,18 @@ func (w *world) turn(k knobs) {
 	} else if k.frozen {
 		k.frozenAt = w.knobs.frozenAt
 	}
+	if k.stuck && !w.knobs.stuck {
+		w.stuck = w.state.engine
+	}
 	w.knobs = k
+}
+
+// withCountersOf returns e's gauges and the counters of another.
+func (e *engineState) withCountersOf(o *engineState) engineState {
+	s := *e
+	s.started, s.processing = o.started, o.processing
+	s.events, s.memoryOps, s.requests, s.errors, s.breaker, s.timeouts = o.events, o.memoryOps, o.requests, o.errors, o.breaker, o.timeouts
+	return s
 }
 
 // engineStarted begins a new engine process: its counters start at zero.
@@ -227,7 +248,7 @@ func (w *world) derive(t time.Time) {
 		e.layerStability[i] = clamp(l.stability+0.0004*n[noiseStability]-e.stabilityLost, 0, 1)
 	}
 	if k.layerFull {
-		e.layers[len(layers)-1] = layers[len(layers)-1].capacity
+		e.layers[episodic] = layers[episodic].capacity
 	}
 	e.spheres = math.Round(1180 + 3*hours)
 	e.compression = 0.384 + 0.004*n[noiseCache]
@@ -270,10 +291,19 @@ func (w *world) count(t time.Time) {
 
 	w.state.logLines += 3.5 * load
 	if k.noAlertmanager {
-		w.state.dropped += 1.0 / 60
+		w.state.dropped += 0.5
 	}
 	if k.notificationsFail {
-		w.state.undelivered += 1.0 / 60
+		w.state.undelivered += 0.5
+	}
+	if k.rulesFail {
+		w.state.rulesFailed++
+	}
+	if k.storageFails {
+		w.state.compactionsFailed += 0.5
+	}
+	if k.vllmFails {
+		o.failed++
 	}
 	if w.rng.Float64() < 0.2*load {
 		o.lastUse = t

@@ -51,6 +51,11 @@ func newService(cfg config.HTTP) (*service, error) {
 // open asks for a path below the base, whose elements are escaped, and returns
 // the answer's body. Close it.
 func (s *service) open(ctx context.Context, method, query string, path ...string) (io.ReadCloser, error) {
+	return s.send(ctx, method, query, nil, 0, "", path...)
+}
+
+// send is open with a body of a known length, which is of a type.
+func (s *service) send(ctx context.Context, method, query string, body io.Reader, length int64, contentType string, path ...string) (io.ReadCloser, error) {
 	u := *s.base
 	for _, p := range path {
 		u.RawPath = u.EscapedPath() + "/" + url.PathEscape(p)
@@ -58,11 +63,15 @@ func (s *service) open(ctx context.Context, method, query string, path ...string
 	}
 	u.RawQuery = query
 	what := method + " /" + strings.Join(path, "/")
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, fmt.Errorf("%s: the URL cannot be used", what)
 	}
 	req.Header = s.header.Clone()
+	if body != nil {
+		req.ContentLength = length
+		req.Header.Set("Content-Type", contentType)
+	}
 	res, err := s.client.Do(req)
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {
@@ -131,18 +140,44 @@ type qdrantAnswer[T any] struct {
 	Result T `json:"result"`
 }
 
-// backUpQdrant adds a snapshot of each collection.
-func backUpQdrant(ctx context.Context, b *run) error {
-	s, err := newService(b.cfg.Qdrant.HTTP)
+// newQdrant returns the service with its key.
+func newQdrant(cfg config.Qdrant) (*service, error) {
+	s, err := newService(cfg.HTTP)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	key, err := b.cfg.Qdrant.APIKeyFile.Read()
+	key, err := cfg.APIKeyFile.Read()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if key.Reveal() != "" {
 		s.header.Set("api-key", key.Reveal())
+	}
+	return s, nil
+}
+
+// collections lists the collections.
+func (s *service) collections(ctx context.Context) ([]string, error) {
+	var list qdrantAnswer[struct {
+		Collections []struct {
+			Name string `json:"name"`
+		} `json:"collections"`
+	}]
+	if _, err := s.json(ctx, &list, http.MethodGet, "", "collections"); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, c := range list.Result.Collections {
+		names = append(names, c.Name)
+	}
+	return names, nil
+}
+
+// backUpQdrant adds a snapshot of each collection.
+func backUpQdrant(ctx context.Context, b *run) error {
+	s, err := newQdrant(b.cfg.Qdrant)
+	if err != nil {
+		return err
 	}
 	var about struct {
 		Version string `json:"version"`
@@ -151,20 +186,16 @@ func backUpQdrant(ctx context.Context, b *run) error {
 		return err
 	}
 	b.summary.Versions["qdrant"] = about.Version
-	var list qdrantAnswer[struct {
-		Collections []struct {
-			Name string `json:"name"`
-		} `json:"collections"`
-	}]
-	if _, err := s.json(ctx, &list, http.MethodGet, "", "collections"); err != nil {
+	names, err := s.collections(ctx)
+	if err != nil {
 		return err
 	}
-	for _, c := range list.Result.Collections {
-		if err := snapshotCollection(ctx, b, s, c.Name); err != nil {
+	for _, name := range names {
+		if err := snapshotCollection(ctx, b, s, name); err != nil {
 			if ctx.Err() != nil || b.archive.Failed() != nil {
 				return err
 			}
-			b.skip("Qdrant's collection "+c.Name, err.Error())
+			b.skip("Qdrant's collection "+name, err.Error())
 		}
 	}
 	return nil
