@@ -117,14 +117,14 @@ func (d *drilled) rewrite(change func(*backup.Summary), content func(name string
 	if change != nil {
 		change(&s)
 	}
-	d.native(s.Rows, members...)
+	d.nativeOf(s, members...)
 }
 
 func TestDrill(t *testing.T) {
 	t.Parallel()
 	d := newDrilled(t)
 	// Production changes, and is not even there any more when the drill comes.
-	d.try(d.pg.ExecIn(t.Context(), "niodoo", "DROP TABLE public.events"))
+	d.try(d.pg.ExecIn(t.Context(), "niodoo", "DROP TABLE public.events CASCADE"))
 	d.pg.Kill()
 	r, err := d.drill(t.Context())
 	if err != nil {
@@ -221,10 +221,9 @@ func TestDrillUnknown(t *testing.T) {
 	}
 	d.rewrite(func(s *backup.Summary) { s.Versions = map[string]string{"postgresql": "99.1"} }, nil)
 	_, err := d.drill(t.Context())
-	if err == nil { // rewrite keeps rows only
-		_, err = serverPrograms(d.cfg.Backup.PGDump, 99)
-	}
 	unknown("no programs", "install postgresql-99", err)
+	d.try(backup.Delete(d.cfg.Backup.Directory, d.summary.Name))
+	d.make()
 
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()

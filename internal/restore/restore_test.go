@@ -59,7 +59,13 @@ func (b *bench) try(err error) {
 // native makes a backup of ours an hour ago.
 func (b *bench) native(rows map[string]map[string]backup.Rows, members ...packed) backup.Summary {
 	b.Helper()
-	s := backup.Summary{Class: backup.Daily, Started: now.Add(-time.Hour), Seconds: 1, Rows: rows}
+	return b.nativeOf(backup.Summary{Rows: rows}, members...)
+}
+
+// nativeOf makes a backup that says of itself what s does.
+func (b *bench) nativeOf(s backup.Summary, members ...packed) backup.Summary {
+	b.Helper()
+	s.Class, s.Started, s.Seconds = backup.Daily, now.Add(-time.Hour), 1
 	s.Name = backup.Name(s.Started)
 	path := backup.ArchivePath(b.cfg.Backup.Directory, s.Name, false)
 	f, err := os.Create(path)
