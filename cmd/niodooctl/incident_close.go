@@ -53,7 +53,10 @@ func (e *env) afterClosing(ctx context.Context, s incident.Store, open []opstate
 			fmt.Fprintf(e.stderr, "niodooctl: the escalation could not be taken back: %v\n", err)
 		}
 	}
-	if len(open) > 1 || !incident.CheckHealth(ctx, e.cfg, nil).Well {
+	if len(open) > 1 {
+		return
+	}
+	if h, err := incident.CheckHealth(ctx, e.cfg, e.thresholds, e.now); err != nil || !h.Well {
 		return
 	}
 	if err := incident.RememberGood(ctx, e.cfg, e.now()); err != nil {

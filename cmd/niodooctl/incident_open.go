@@ -123,7 +123,10 @@ func (e *env) printOutcome(s incident.Store, id string, o incident.Outcome) {
 // wouldOpen says what opening an incident would do now.
 func (e *env) wouldOpen(ctx context.Context, p opstate.Priority, title string) error {
 	plan := incident.PlanOf(p, e.thresholds)
-	h := incident.CheckHealth(ctx, e.cfg, nil)
+	h, err := incident.CheckHealth(ctx, e.cfg, e.thresholds, e.now)
+	if err != nil {
+		return err
+	}
 	would := []string{
 		fmt.Sprintf("open an incident of %s (%s): %s", p, plan.Means, title),
 		"collect evidence for at most " + e.cfg.Incident.Timeout.String(),

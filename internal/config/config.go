@@ -403,7 +403,36 @@ type IncidentPeer struct {
 }
 
 // Maintenance is niodooctl's maintenance plan.
-type Maintenance struct{}
+type Maintenance struct {
+	// User is the role that owns the tables and indexes; "" is postgresql.user.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Window is when steps that load the stack may run, in local time; "" is always.
+	Window Window `yaml:"window"`
+	// TimeLimits say by step how long it may take.
+	TimeLimits map[string]model.Duration `yaml:"time_limits"`
+	// LockTimeout bounds each wait for a lock in PostgreSQL.
+	LockTimeout model.Duration `yaml:"lock_timeout"`
+	// LongTransaction is how old a transaction may be for an index to be rebuilt
+	// beside it.
+	LongTransaction model.Duration `yaml:"long_transaction"`
+	// Indexes are rebuilt every week; others are if they are clearly bloated.
+	Indexes []string `yaml:"indexes"`
+	// BloatMinBytes and BloatMaxDensity say which index is: of that size, with
+	// leaves that are less full than this ratio.
+	BloatMinBytes   int64   `yaml:"bloat_min_bytes"`
+	BloatMaxDensity float64 `yaml:"bloat_max_density"`
+	// DataDirectory is where the server's data is as seen from here, for the
+	// free space; "" is what the server says.
+	DataDirectory string `yaml:"data_directory"`
+	// LogDirectories are where rotated logs are removed; those of logs.paths
+	// without any.
+	LogDirectories []string       `yaml:"log_directories"`
+	LogRetention   model.Duration `yaml:"log_retention"`
+	// ReportDirectory is where reports are written; "" is reports in
+	// operations.state_dir.
+	ReportDirectory string `yaml:"report_directory"`
+}
 
 // Module is a named set of services for /probe.
 type Module struct {
@@ -617,6 +646,8 @@ func Default() *Config {
 		},
 		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
 			Listen: IncidentListen{Address: "localhost:10647", MaxOpen: 500, Quiet: duration(5 * time.Minute), Interval: duration(15 * time.Second)}},
+		Maintenance: Maintenance{LockTimeout: duration(5 * time.Second), LongTransaction: duration(5 * time.Minute),
+			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour)},
 	}
 }
 

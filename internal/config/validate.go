@@ -89,6 +89,7 @@ func (d *decoder) validate() error {
 		}
 	}
 	d.incident()
+	d.maintenance()
 	d.fleet()
 	return errors.Join(d.errs...)
 }

@@ -29,6 +29,8 @@ type deadMan struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	started time.Time
+	// patience bounds the wait for the state directory's lock.
+	patience time.Duration
 	// tried is when a mail about a source was last tried, pending what was
 	// mailed and is not on disk yet: as in Told, the zero time for "is back".
 	tried, pending map[string]time.Time
@@ -45,7 +47,7 @@ func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now
 	if w := set["heartbeat_seconds"].Warning; silence == 0 && w != nil {
 		silence = time.Duration(*w * float64(time.Second))
 	}
-	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), tried: map[string]time.Time{}, pending: map[string]time.Time{}}
+	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), patience: writePatience, tried: map[string]time.Time{}, pending: map[string]time.Time{}}
 }
 
 // alive notes a sign of life of our own.
@@ -196,7 +198,7 @@ func (d *deadMan) tellOf(ctx context.Context, source string, silent bool, last, 
 
 // remember writes down what was mailed about a source.
 func (d *deadMan) remember(ctx context.Context, source string) {
-	ctx, cancel := context.WithTimeout(ctx, writePatience)
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
 	defer cancel()
 	since := d.pending[source]
 	err := opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {

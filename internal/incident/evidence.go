@@ -14,11 +14,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/config"
-	"github.com/niodoo/niodoo_exporter/internal/observe"
+	"github.com/niodoo/niodoo_exporter/internal/health"
+	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
 
 // Result is what became of a piece of evidence.
@@ -33,6 +35,10 @@ const (
 
 // maxPiece bounds a piece of evidence, in bytes.
 const maxPiece = 8 << 20
+
+// wordsGrace is how long past the deadline a piece may take to write down what
+// was found by then.
+const wordsGrace = time.Second
 
 // Piece is one piece of evidence.
 type Piece struct {
@@ -88,7 +94,8 @@ type piece struct {
 
 // Gatherer collects evidence.
 type Gatherer struct {
-	Config *config.Config
+	Config     *config.Config
+	Thresholds thresholds.Set
 	// StateDir holds what was last known to be good.
 	StateDir string
 	Now      func() time.Time
@@ -148,9 +155,9 @@ func (p piece) gather(ctx context.Context, dir string, timeout time.Duration) Pi
 	select {
 	case a = <-done:
 	case <-ctx.Done():
-		select { // it may have kept its time
+		select { // it may have kept its time, and have to put it into words
 		case a = <-done:
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(wordsGrace):
 			a.err = ctx.Err()
 		}
 	}
@@ -195,16 +202,16 @@ func writeJSON(path string, v any) error {
 // look is one collection of evidence; several pieces share what it found.
 type look struct {
 	Gatherer
-	once     sync.Once
-	snapshot observe.Snapshot
-	mu       sync.Mutex
-	health   *Health
+	once      sync.Once
+	health    *health.Report
+	healthErr error
+	looked    atomic.Pointer[health.Report]
 }
 
 // pieces are all pieces in the order in which people read them.
 func (l *look) pieces() []piece {
 	return []piece{
-		{"health", "health.txt", l.healthPiece},
+		{"health", "health.txt", l.components},
 		{"kpis", "kpis.txt", l.kpis},
 		{"changes", "changes.txt", l.changes},
 		{"alerts", "alerts.json", l.alerts},

@@ -19,6 +19,7 @@ import (
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 	"github.com/niodoo/niodoo_exporter/internal/sim"
+	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
 
 const patience = 60 * time.Second
@@ -111,7 +112,7 @@ func TestGather(t *testing.T) {
 	if err := s.Prepare(); err != nil {
 		t.Fatal(err)
 	}
-	g := Gatherer{Config: cfg, StateDir: s.Dir, Now: time.Now}
+	g := Gatherer{Config: cfg, Thresholds: thresholds.Default(), StateDir: s.Dir, Now: time.Now}
 	id := open(t, s, New{})
 	seen := 0
 	e, err := g.Gather(t.Context(), s.Evidence(id), func(Piece) { seen++ })
@@ -119,8 +120,8 @@ func TestGather(t *testing.T) {
 		t.Fatalf("%+v, %v; %d told", e, err, seen)
 	}
 	for name, wants := range map[string][]string{
-		"health.txt":      {`^every required component is up`, `(?m)^engine +up`},
-		"kpis.txt":        {`(?m)^niodoo_consciousness_events_total `, `(?m)^niodoo_memory_stability_ratio `},
+		"health.txt":      {`^\w+: every required component is up`, `(?m)^engine +well +up`},
+		"kpis.txt":        {`(?m)^well +engine +memory_stability_ratio +memory stability`},
 		"metrics.prom":    {`# TYPE niodoo_component_up gauge`, `niodoo_component_up\{component="ollama"\} 1`},
 		"changes.txt":     {`nothing to compare with`, `[0-9a-f]{12} .*/config/engine.toml`, `Ann: Double the cache`, `niodoo-redis-1 \(redis:7-alpine\)`, `mistral`},
 		"errors.txt":      {`niodoo.log: 1 of 1 error lines`, `the memory is full`},
@@ -191,13 +192,13 @@ func TestGatherDeadline(t *testing.T) {
 	dir, addr := t.TempDir(), silent(t)
 	host, port, _ := net.SplitHostPort(addr)
 	write(t, dir+"/logs/niodoo.log", "2026-11-24T01:59:59Z ERROR engine: stuck\n")
-	text := machine(dir) + "incident: {evidence_timeout: 2s}\ndocker: {host: 'tcp://" + addr + "'}\n"
+	text := machine(dir) + "incident: {evidence_timeout: 4s}\ndocker: {host: 'tcp://" + addr + "'}\n"
 	for _, s := range []string{"engine", "ollama", "qdrant", "prometheus", "grafana", "alertmanager"} {
 		text += s + ": {url: 'http://" + addr + "'}\n"
 	}
 	cfg := parse(t, text+"postgresql: {host: "+host+", port: "+port+", sslmode: disable}\n")
 	began := time.Now()
-	e, err := Gatherer{Config: cfg, StateDir: t.TempDir(), Now: time.Now}.Gather(t.Context(), filepath.Join(dir, "evidence"), nil)
+	e, err := Gatherer{Config: cfg, Thresholds: thresholds.Default(), StateDir: t.TempDir(), Now: time.Now}.Gather(t.Context(), filepath.Join(dir, "evidence"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +210,7 @@ func TestGatherDeadline(t *testing.T) {
 		if want == "" {
 			want = Taken
 		}
-		if p.Result != want || p.Result == Failed && p.Name != "changes" && p.Name != "units" && p.Name != "kernel" && p.Detail != "no answer within 2s" {
+		if p.Result != want || p.Result == Failed && p.Name != "changes" && p.Name != "units" && p.Name != "kernel" && p.Detail != "no answer within 4s" {
 			t.Errorf("%+v, want %s", p, want)
 		}
 	}
@@ -217,7 +218,7 @@ func TestGatherDeadline(t *testing.T) {
 		t.Errorf("%+v", e.Health)
 	}
 	has(t, read(t, dir+"/evidence/errors.txt"), "stuck")
-	has(t, read(t, dir+"/evidence/health.txt"), `engine +down +timeout`)
+	has(t, read(t, dir+"/evidence/health.txt"), `engine +failing +down +timeout`)
 }
 
 // A call that no context ends is left behind.

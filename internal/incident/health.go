@@ -5,6 +5,7 @@ package incident
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,166 +16,146 @@ import (
 	"time"
 	"unicode"
 
-	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/health"
 	"github.com/niodoo/niodoo_exporter/internal/observe"
+	"github.com/niodoo/niodoo_exporter/internal/opstate"
+	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
 
-// Health is what the collectors found.
+// Health is how the components are, as far as actions depend on it.
 type Health struct {
-	// Well says that every required component is up.
-	Well       bool              `json:"well"`
-	Components []ComponentHealth `json:"components"`
-}
-
-// ComponentHealth is what one collector found.
-type ComponentHealth struct {
-	Name     string `json:"name"`
-	Local    bool   `json:"local"`
-	Required bool   `json:"required"`
-	Up       bool   `json:"up"`
-	Reason   string `json:"reason,omitempty"`
-	Detail   string `json:"detail,omitempty"`
-}
-
-// Down are the required components that are not up.
-func (h Health) Down() []string {
-	var names []string
-	for _, c := range h.Components {
-		if c.Required && !c.Local && !c.Up {
-			names = append(names, c.Name)
-		}
-	}
-	return names
+	// Well says that every required component is up and ready.
+	Well    bool            `json:"well"`
+	Verdict opstate.Verdict `json:"verdict"`
+	// Down are the required components that fail their health check.
+	Down []string `json:"down"`
+	// Unsure are the required ones that are not ready or could not be looked at.
+	Unsure []string `json:"unsure,omitempty"`
 }
 
 // Summary is one line for people.
 func (h Health) Summary() string {
-	if down := h.Down(); len(down) > 0 {
-		return "down: " + strings.Join(down, ", ")
+	switch {
+	case len(h.Down) > 0:
+		return "down: " + strings.Join(h.Down, ", ")
+	case len(h.Unsure) > 0:
+		return "not ready, or could not be looked at: " + strings.Join(h.Unsure, ", ")
 	}
 	return "every required component is up"
 }
 
-// observation runs the collectors of a configuration, some or, with nil, all of
-// them, and has a little time left of ctx when it is done.
-func observation(ctx context.Context, cfg *config.Config, names []string) observe.Snapshot {
-	if d, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(d)*9/10)
-		defer cancel()
-	}
-	stack := observe.Open(cfg, slog.New(slog.DiscardHandler))
-	defer func() { go stack.Close() }() // a collector that hangs may take its time
-	return stack.Look(ctx, names)
-}
-
-// healthOf returns what was found, of the named collectors or, with nil, of all.
-func healthOf(s observe.Snapshot, names []string) Health {
-	h := Health{Well: true}
-	for _, name := range s.Collectors {
-		if names != nil && !slices.Contains(names, name) {
+func healthOf(r *health.Report) Health {
+	h := Health{Verdict: r.Verdict, Down: []string{}}
+	for _, c := range r.Components {
+		if c.Local || !c.Required {
 			continue
 		}
-		up, component := s.Sum("niodoo_component_up", "component", name)
-		required, _ := s.Sum("niodoo_component_required", "component", name)
-		c := ComponentHealth{Name: name, Local: !component, Up: up == 1, Required: required == 1}
-		if f := s.Failed(name); f != nil {
-			c.Reason, c.Detail = string(f.Reason), f.Err.Error()
+		switch c.State {
+		case health.Down:
+			h.Down = append(h.Down, c.Name)
+		case health.NotReady, health.Broken:
+			h.Unsure = append(h.Unsure, c.Name)
 		}
-		h.Well = h.Well && (c.Up || !c.Required)
-		h.Components = append(h.Components, c)
 	}
+	h.Well = len(h.Down)+len(h.Unsure) == 0
 	return h
 }
 
-// CheckHealth runs the collectors of the named components, nil for all.
-func CheckHealth(ctx context.Context, cfg *config.Config, names []string) Health {
-	return healthOf(observation(ctx, cfg, names), names)
+// budget is the time for a look: as much as the exporter's, since what is slow
+// is not down, but a little less than is left of ctx.
+func budget(ctx context.Context) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		return min(collector.DefaultTimeout, time.Until(d)*9/10)
+	}
+	return collector.DefaultTimeout
 }
 
-func (l *look) observe(ctx context.Context) observe.Snapshot {
+func runHealth(ctx context.Context, cfg *config.Config, set thresholds.Set, now func() time.Time) (*health.Report, error) {
+	return health.Run(ctx, cfg, set, health.Options{Budget: budget(ctx), Now: now})
+}
+
+// CheckHealth looks at every component. The error is that of ctx.
+func CheckHealth(ctx context.Context, cfg *config.Config, set thresholds.Set, now func() time.Time) (Health, error) {
+	r, err := runHealth(ctx, cfg, set, now)
+	if err != nil {
+		return Health{}, err
+	}
+	return healthOf(r), nil
+}
+
+// report returns the health report that several pieces share.
+func (l *look) report(ctx context.Context) (*health.Report, error) {
 	l.once.Do(func() {
-		l.snapshot = observation(ctx, l.Config, nil)
-		h := healthOf(l.snapshot, nil)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.health = &h
+		l.health, l.healthErr = runHealth(ctx, l.Config, l.Thresholds, l.Now)
+		if l.healthErr == nil {
+			l.looked.Store(l.health)
+		}
 	})
-	return l.snapshot
+	return l.health, l.healthErr
 }
 
 // found returns the health, nil if it was not found out in time.
 func (l *look) found() *Health {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.health
+	r := l.looked.Load()
+	if r == nil {
+		return nil
+	}
+	h := healthOf(r)
+	return &h
 }
 
-func (l *look) healthPiece(ctx context.Context) ([]byte, error) {
-	h := healthOf(l.observe(ctx), nil)
+func (l *look) components(ctx context.Context) ([]byte, error) {
+	r, err := l.report(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
-	fmt.Fprintln(&b, h.Summary())
+	fmt.Fprintf(&b, "%s: %s\n", r.Verdict, healthOf(r).Summary())
 	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	for _, c := range h.Components {
-		state := "down"
-		switch {
-		case c.Up, c.Local && c.Reason == "":
-			state = "up"
-		case c.Local:
-			state = "failed"
-		case !c.Required:
-			state = "down (not required)"
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", c.Name, state, c.Reason, oneLine(c.Detail))
+	for _, c := range r.Components {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", c.Name, c.VerdictText(), c.State, c.Reason, oneLine(cmp.Or(c.Error, strings.Join(c.Why, "; "))))
 	}
 	_ = t.Flush()
 	return b.Bytes(), nil
 }
 
-// kpiFamilies are the beginnings of the names of the manual's KPIs.
-var kpiFamilies = []string{"niodoo_consciousness_", "niodoo_memory_", "niodoo_engine_", "niodoo_component_response_seconds",
-	"niodoo_postgresql_connection", "niodoo_postgresql_max_connections", "niodoo_host_memory_", "niodoo_host_filesystem_avail_bytes", "niodoo_gpu_"}
-
 func (l *look) kpis(ctx context.Context) ([]byte, error) {
-	var b bytes.Buffer
-	for _, f := range l.observe(ctx).Families() {
-		if slices.ContainsFunc(kpiFamilies, func(p string) bool { return strings.HasPrefix(f.GetName(), p) }) {
-			if err := writeFamily(&b, f); err != nil {
-				return b.Bytes(), err
-			}
-		}
+	r, err := l.report(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if b.Len() == 0 {
-		return nil, errors.New("no KPI is known")
+	if len(r.Checks) == 0 {
+		return nil, notLookedAt("nothing that is compared with a threshold is reported")
+	}
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	for _, c := range r.Checks {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", c.Verdict, c.Component, c.Name, oneLine(c.Text))
+	}
+	_ = t.Flush()
+	if len(r.NotReported) > 0 {
+		fmt.Fprintf(&b, "not reported: %s\n", strings.Join(slices.Sorted(slices.Values(r.NotReported)), ", "))
 	}
 	return b.Bytes(), nil
 }
 
-// writeFamily writes a family without its comments, for people.
-func writeFamily(b *bytes.Buffer, f *dto.MetricFamily) error {
-	var text bytes.Buffer
-	if _, err := expfmt.MetricFamilyToText(&text, f); err != nil {
-		return err
-	}
-	for line := range bytes.Lines(text.Bytes()) {
-		if line[0] != '#' {
-			b.Write(line)
-		}
-	}
-	return nil
-}
-
+// metrics is what the exporter would expose.
 func (l *look) metrics(ctx context.Context) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, budget(ctx))
+	defer cancel()
+	stack := observe.Open(l.Config, slog.New(slog.DiscardHandler))
+	defer func() { go stack.Close() }() // a collector that hangs may take its time
 	var b bytes.Buffer
-	for _, f := range l.observe(ctx).Families() {
-		if _, err := expfmt.MetricFamilyToText(&b, f); err != nil {
-			return b.Bytes(), err
-		}
+	var errs []error
+	for _, f := range stack.Look(ctx, nil).Families() {
+		_, err := expfmt.MetricFamilyToText(&b, f)
+		errs = append(errs, err)
 	}
-	return b.Bytes(), nil
+	return b.Bytes(), errors.Join(errs...)
 }
 
 // oneLine puts a text into one line, without what would move a terminal's cursor.

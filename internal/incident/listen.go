@@ -113,7 +113,8 @@ func (l *Listener) Listen(ctx context.Context, listening func(net.Addr)) error {
 	if listening != nil {
 		listening(socket.Addr())
 	}
-	srv := &http.Server{Handler: l.routes(), ReadTimeout: readTimeout, WriteTimeout: 2 * readTimeout, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10}
+	srv := &http.Server{Handler: l.routes(), ReadTimeout: readTimeout, WriteTimeout: 2 * readTimeout, IdleTimeout: 5 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(l.logger.Handler(), slog.LevelDebug)}
 	no := false
 	flags := &web.FlagConfig{WebListenAddresses: &[]string{l.cfg.Incident.Listen.Address}, WebSystemdSocket: &no, WebConfigFile: &l.cfg.Incident.Listen.WebConfigFile}
 	failed := make(chan error, 1)
@@ -458,7 +459,10 @@ func (l *Listener) logOutcome(in opstate.Incident, o Outcome, err error) {
 // rememberGood keeps the state of things while no incident is open and all is well.
 func (l *Listener) rememberGood(ctx context.Context) {
 	index, err := l.store.Index()
-	if err != nil || len(index.Open) > 0 || !CheckHealth(ctx, l.cfg, nil).Well {
+	if err != nil || len(index.Open) > 0 {
+		return
+	}
+	if h, err := CheckHealth(ctx, l.cfg, l.set, l.now); err != nil || !h.Well {
 		return
 	}
 	if err := RememberGood(ctx, l.cfg, l.now()); err != nil && ctx.Err() == nil {

@@ -42,7 +42,9 @@ func none() string {
 func listen(t *testing.T, s Store, section string) string {
 	t.Helper()
 	url := listenUnready(t, s, section)
-	await(t, "the listener is ready", func() bool { return ask(t, "GET", url+"/-/ready", "", "") == 200 })
+	await(t, "the listener is ready and healthy", func() bool {
+		return ask(t, "GET", url+"/-/ready", "", "") == 200 && ask(t, "GET", url+"/-/healthy", "", "") == 200
+	})
 	return url
 }
 
@@ -202,7 +204,7 @@ func TestMutualTLS(t *testing.T) {
 	write(t, dir+"/web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_auth_type: RequireAndVerifyClientCert, client_ca_file: cert.pem}\n")
 	url := "https" + strings.TrimPrefix(listenUnready(t, s, "web_config_file: '"+dir+"/web.yml'"), "http")
 	with := endpoint{URL: url, TLS: config.TLS{CAFile: dir + "/cert.pem", CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem"}}
-	await(t, "the listener is ready", func() bool { _, err := with.do(t.Context(), "GET", "/-/ready"); return err == nil })
+	await(t, "the listener is healthy", func() bool { _, err := with.do(t.Context(), "GET", "/-/healthy"); return err == nil })
 	without := with
 	without.TLS.CertFile, without.TLS.KeyFile = "", ""
 	if _, err := without.do(t.Context(), "GET", "/-/ready"); err == nil || !strings.Contains(err.Error(), "certificate required") {

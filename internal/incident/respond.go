@@ -100,7 +100,7 @@ func (r Responder) evidence(ctx context.Context, id string, shared *Shared, o *O
 		o.Evidence = shared.Evidence
 		return r.note(ctx, id, KindEvidence, "taken moments before: see "+shared.Incident)
 	}
-	g := Gatherer{Config: r.Config, StateDir: r.Store.Dir, Now: r.Now}
+	g := Gatherer{Config: r.Config, Thresholds: r.Thresholds, StateDir: r.Store.Dir, Now: r.Now}
 	e, err := g.Gather(ctx, r.Store.Evidence(id), r.Progress)
 	o.Evidence = e
 	if ctx.Err() != nil { // whoever comes next begins again
@@ -145,9 +145,9 @@ func (r Responder) act(ctx context.Context, id string, o *Outcome) error {
 		failed := false
 		err = r.Store.Append(ctx, id, Entry{At: r.Now().UTC(), Kind: KindAction, By: r.By, Well: &failed,
 			Text: "restarting the " + target.String() + " failed: " + o.ActionError})
-		return errors.Join(err, r.lookAgain(ctx, id, nil, o))
+		return errors.Join(err, r.lookAgain(ctx, id, "", o))
 	}
-	return r.lookAgain(ctx, id, []string{component}, o)
+	return r.lookAgain(ctx, id, component, o)
 }
 
 // errUpAgain says that a restart is not needed any more.
@@ -160,31 +160,34 @@ func (r Responder) mayRestart(ctx context.Context, id, component string, target 
 	if err == nil {
 		err = acted(done, id, target, r.Now())
 	}
-	if err == nil && CheckHealth(ctx, r.Config, []string{component}).Well {
+	if err != nil {
+		return err
+	}
+	h, err := CheckHealth(ctx, r.Config, r.Thresholds, r.Now)
+	if err == nil && !slices.Contains(h.Down, component) {
 		err = errUpAgain
 	}
 	return err
 }
 
-const betweenLooks = time.Second
+// betweenLooks leaves the engine the requests of others: it allows a hundred a minute.
+const betweenLooks = 5 * time.Second
 
-// lookAgain waits until the named components are up, if any are named, and then
-// looks at all. It keeps what it found beside the evidence.
-func (r Responder) lookAgain(ctx context.Context, id string, names []string, o *Outcome) error {
+// lookAgain looks at all, and again until a component, if one is named, is up or
+// has had its time. It keeps what it found beside the evidence.
+func (r Responder) lookAgain(ctx context.Context, id, component string, o *Outcome) error {
 	wait, cancel := context.WithTimeout(ctx, time.Duration(r.Config.Incident.Recovery))
 	defer cancel()
-	for len(names) > 0 && !CheckHealth(wait, r.Config, names).Well && wait.Err() == nil {
-		select {
-		case <-wait.Done():
-		case <-time.After(betweenLooks):
-		}
+	h, err := CheckHealth(ctx, r.Config, r.Thresholds, r.Now)
+	for err == nil && wait.Err() == nil && slices.Contains(slices.Concat(h.Down, h.Unsure), component) {
+		pause(wait, betweenLooks)
+		h, err = CheckHealth(ctx, r.Config, r.Thresholds, r.Now)
 	}
-	h := CheckHealth(ctx, r.Config, nil)
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if err != nil {
+		return err
 	}
 	o.After = &h
-	err := os.MkdirAll(r.Store.Evidence(id), 0o750) // with shared evidence it has none of its own
+	err = os.MkdirAll(r.Store.Evidence(id), 0o750) // with shared evidence it has none of its own
 	if err == nil {
 		err = writeJSON(filepath.Join(r.Store.Evidence(id), "health-after.json"), h)
 	}

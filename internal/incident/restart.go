@@ -140,7 +140,7 @@ func Restartable(cfg *config.Config, h *Health) (component string, target config
 	if h == nil {
 		return "", target
 	}
-	for _, name := range h.Down() {
+	for _, name := range h.Down {
 		if t, ok := cfg.Incident.Restart[name]; ok && (component == "" || component == leansOnOthers) {
 			component, target = name, t
 		}

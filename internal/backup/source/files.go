@@ -98,7 +98,7 @@ func (t *trees) directory(ctx context.Context, source, path, member string, info
 		case info.IsDir():
 			err = t.directory(ctx, source, p, m+"/", info)
 		case info.Mode().IsRegular():
-			err = t.file(source, p, m)
+			err = t.file(ctx, source, p, m)
 		case info.Mode()&fs.ModeSymlink != 0:
 			err = t.symlink(p, m, info)
 		case info.Mode()&fs.ModeSocket == 0: // its server makes a socket anew
@@ -145,7 +145,7 @@ func (t *trees) special(path, member string, info fs.FileInfo, target string) er
 }
 
 // file adds a regular file.
-func (t *trees) file(source, path, member string) error {
+func (t *trees) file(ctx context.Context, source, path, member string) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.leaveOut(path, err)
@@ -176,9 +176,9 @@ func (t *trees) file(source, path, member string) error {
 	}
 	o := &open{File: f, path: path, info: info, log: t.isLog(source, path)}
 	if info.Size() <= smallFile && !o.log {
-		return t.smallFile(o, member)
+		return t.smallFile(ctx, o, member)
 	}
-	return t.largeFile(o, member)
+	return t.largeFile(ctx, o, member)
 }
 
 // open is a regular file that is being read.
@@ -214,10 +214,23 @@ func (t *trees) header(o *open, member string) (*tar.Header, error) {
 	return h, nil
 }
 
+// interruptible is a reader that ends with its context: a file can be long.
+type interruptible struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r interruptible) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
+}
+
 var errChanged = errors.New("changed while it was read, so that a backup of it would be of no moment: " +
 	"let its writer rest meanwhile, or name it in logs.paths if only its end may be missing")
 
-func (t *trees) smallFile(o *open, member string) error {
+func (t *trees) smallFile(ctx context.Context, o *open, member string) error {
 	for range readings {
 		content, err := io.ReadAll(io.LimitReader(io.NewSectionReader(o, 0, o.info.Size()+1), smallFile+1))
 		if err != nil {
@@ -238,20 +251,20 @@ func (t *trees) smallFile(o *open, member string) error {
 		}
 		o.info = after
 		if after.Size() > smallFile {
-			return t.largeFile(o, member)
+			return t.largeFile(ctx, o, member)
 		}
 	}
 	return fmt.Errorf("%q %w", o.path, errChanged)
 }
 
 // largeFile streams a file. A log that grows is cut where it was when it was opened.
-func (t *trees) largeFile(o *open, member string) error {
+func (t *trees) largeFile(ctx context.Context, o *open, member string) error {
 	h, err := t.header(o, member)
 	if err != nil {
 		return err
 	}
 	content, note := holes(o.File, o.info)
-	short, err := t.archive.Add(h, content, note)
+	short, err := t.archive.Add(h, interruptible{ctx, content}, note)
 	if err != nil {
 		return err
 	}
