@@ -40,7 +40,7 @@ func TestSilence(t *testing.T) {
 		"lost and back":                 {map[int]string{0: "start", 5: "heard", 30: "heard"}, 39, []string{"15 " + lost, "30 " + back}},
 		"lost, back and lost":           {map[int]string{0: "start", 5: "heard", 30: "heard"}, 60, []string{"15 " + lost, "30 " + back, "40 " + lost}},
 		"restarted during the silence":  {map[int]string{0: "start", 5: "heard", 9: "start", 12: "start", 14: "start"}, 40, []string{"15 " + lost}},
-		"restarted before ever heard":   {map[int]string{0: "start", 4: "start", 8: "start"}, 40, []string{"18 " + lost}},
+		"restarted before ever heard":   {map[int]string{0: "start", 4: "start", 8: "start"}, 40, []string{"10 " + lost}},
 		"restarted after it was told":   {map[int]string{0: "start", 5: "heard", 20: "start", 30: "heard"}, 39, []string{"15 " + lost, "30 " + back}},
 		"away for long":                 {map[int]string{0: "start", 5: "heard", 6: "away", 40: "start"}, 60, []string{"50 " + lost}},
 		"away for long, heard again":    {map[int]string{0: "start", 5: "heard", 6: "away", 40: "start", 45: "heard"}, 54, nil},

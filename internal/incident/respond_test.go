@@ -9,12 +9,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
@@ -231,5 +233,25 @@ func TestExposed(t *testing.T) {
 		if Exposed(l) {
 			t.Errorf("%s with a token", address)
 		}
+	}
+}
+
+// A unit is restarted by systemctl, with its name as an argument and no shell.
+func TestRestartUnit(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	write(t, dir+"/systemctl", "#!/bin/sh\nprintf '%s\\n' \"$@\" > '"+dir+"/arguments'\n[ \"$4\" != broken.service ] || { echo 'Job failed.' >&2; exit 1; }\n")
+	if err := os.Chmod(dir+"/systemctl", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg := parse(t, "")
+	if err := restart(t.Context(), cfg, config.RestartTarget{Unit: "postgresql@15-main.service"}); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, dir+"/arguments"); got != "--no-ask-password\nrestart\n--\npostgresql@15-main.service\n" {
+		t.Errorf("systemctl got %q", got)
+	}
+	if err := restart(t.Context(), cfg, config.RestartTarget{Unit: "broken.service"}); err == nil || !strings.Contains(err.Error(), "systemctl: exit status 1: Job failed.") {
+		t.Error(err)
 	}
 }
