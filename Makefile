@@ -46,6 +46,16 @@ test: test-deps tools ## Run all tests with the race detector; installs what the
 	PATH="$(TOOLS):$$PATH" $(GO) test -race -timeout 20m ./...
 	cd mixin && PATH="$(TOOLS):$$PATH" $(GO) test -timeout 20m ./...
 
+E2E := NIODOO_E2E=full PATH="$(TOOLS):$$PATH" $(GO) test ./internal/e2e -count=1 -v -timeout 90m
+
+.PHONY: e2e
+e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day (20 minutes).
+	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach)$$'
+
+.PHONY: fault-matrix
+fault-matrix: test-deps tools ## Write docs/fault-matrix.md and .json from a run of every fault; ONLY=REGEXP renews some rows.
+	NIODOO_E2E_TABLE=$(CURDIR)/docs/fault-matrix NIODOO_E2E_ONLY="$(ONLY)" $(E2E) -run '^TestMatrix$$'
+
 .PHONY: test-deps
 test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps

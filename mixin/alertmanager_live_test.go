@@ -715,7 +715,7 @@ func TestAlertmanagerNotifies(t *testing.T) {
 			if m.from != "alerts@yourdomain.com" || !slices.Equal(slices.Sorted(slices.Values(m.to)), []string{"boss@example.com", "oncall@example.com"}) {
 				t.Errorf("the mail goes from %s to %v", m.from, m.to)
 			}
-			if want := "[P1] ConsciousnessEngineDown, PostgreSQLDown - stack-1:10646 (prod) - 2 firing"; subject != want {
+			if want := "[P1] PostgreSQLDown, ConsciousnessEngineDown - stack-1:10646 (prod) - 2 firing"; subject != want {
 				t.Errorf("subject\n got %q\nwant %q", subject, want)
 			}
 			for _, want := range []string{

@@ -17,7 +17,7 @@ import (
 
 // postgresSettings make the faults possible that a server must be prepared for.
 var postgresSettings = map[string]string{
-	"max_connections":           "40",
+	"max_connections":           "60",
 	"max_prepared_transactions": "4",
 	"archive_mode":              "on",
 	"archive_command":           "'true'",
@@ -33,14 +33,14 @@ var postgresFaults = []labFault{
 			l.postgres.Hang()
 			return func() error { l.postgres.Continue(); return nil }, nil
 		}},
-	{"postgresql-connections-high", "postgresql", "The application holds 90 % of the connections that PostgreSQL allows.", func(ctx context.Context, l *lab) (func() error, error) {
-		return nil, l.holdConnections(ctx, 0.9)
+	{"postgresql-connections-high", "postgresql", "The application holds all but five of the connections that PostgreSQL leaves to it.", func(ctx context.Context, l *lab) (func() error, error) {
+		return nil, l.holdConnections(ctx, 5)
 	}},
-	{"postgresql-connections-exhausted", "postgresql", "The application holds all but one of the connections that PostgreSQL allows.", func(ctx context.Context, l *lab) (func() error, error) {
-		return nil, l.holdConnections(ctx, 0.98)
+	{"postgresql-connections-exhausted", "postgresql", "The application holds all but one of the connections that PostgreSQL leaves to it.", func(ctx context.Context, l *lab) (func() error, error) {
+		return nil, l.holdConnections(ctx, 1)
 	}},
 	{"postgresql-slots-exhausted", "postgresql", "The application takes every connection that PostgreSQL allows, and each that becomes free.", func(ctx context.Context, l *lab) (func() error, error) {
-		err := l.holdConnections(ctx, 1)
+		err := l.holdConnections(ctx, 0)
 		// A paced login is due when the session ends; from then on there is no place for one.
 		return nil, errors.Join(err, l.endMonitor(ctx))
 	}},
@@ -151,16 +151,16 @@ func closeSession(conn *pgconn.PgConn) {
 	_ = conn.Close(ctx)
 }
 
-// holdConnections opens sessions of the application until they are a share of
-// those that PostgreSQL leaves to it, and keeps them so until ctx ends.
-func (l *lab) holdConnections(ctx context.Context, share float64) error {
+// holdConnections opens sessions of the application until so many of those that
+// PostgreSQL leaves to it are free, and keeps it so until ctx ends.
+func (l *lab) holdConnections(ctx context.Context, free int) error {
 	limit, err := strconv.Atoi(postgresSettings["max_connections"])
 	if err != nil {
 		return err
 	}
 	const reserved, others = 3, 2 // superuser_reserved_connections; the load and the exporter
-	wanted := int(share * float64(limit-reserved))
-	if share < 1 {
+	wanted := limit - reserved - free
+	if free > 0 {
 		wanted -= others
 	}
 	var held []*pgx.Conn

@@ -32,6 +32,7 @@ type machine struct {
 	turned []*func(*machineKnobs) // by the faults in effect
 	knobs  machineKnobs
 	state  machineState
+	shown  map[string]string // what the files hold
 }
 
 // machineKnobs are what faults turn.
@@ -65,11 +66,11 @@ const (
 	machineMemory = 64 << 20 // KiB
 	diskSize      = 16 << 20 // bytes
 	diskFiles     = 1000
-	machineTick   = 250 * time.Millisecond
+	machineTick   = 500 * time.Millisecond
 )
 
 func newMachine(dir string) (*machine, error) {
-	m := &machine{dir: dir, booted: time.Now().Add(-72 * time.Hour), knobs: quietMachine(), state: machineState{at: time.Now(), idle: 100000, busy: 40000, packets: 1e6}}
+	m := &machine{dir: dir, shown: map[string]string{}, booted: time.Now().Add(-72 * time.Hour), knobs: quietMachine(), state: machineState{at: time.Now(), idle: 100000, busy: 40000, packets: 1e6}}
 	for _, d := range []string{"proc/pressure", "proc/sys/fs", "proc/1/net", "disk"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, err
@@ -113,6 +114,10 @@ func (m *machine) tick(now time.Time) error {
 	s.damaged += 2000 * d * k.errors
 	var errs []error
 	for name, text := range m.files() { // whole or not at all for a reader; a crash may have any of it
+		if m.shown[name] == text {
+			continue
+		}
+		m.shown[name] = text
 		path := filepath.Join(m.dir, name)
 		errs = append(errs, os.WriteFile(path+".next", []byte(text), 0o600), os.Rename(path+".next", path))
 	}

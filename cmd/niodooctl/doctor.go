@@ -93,7 +93,7 @@ func printDoctor(e *env, rep *doctor.Report) {
 	if len(rep.NotLookedAt) > 0 && !e.quiet {
 		e.heading(2, "Not looked at")
 		for _, s := range rep.NotLookedAt {
-			e.printf("- %s: %s\n", titles[s.Check], s.Why)
+			e.printf("- %s: %s\n", titles[s.Check], oneLine(s.Why))
 		}
 	}
 }

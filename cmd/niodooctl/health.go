@@ -18,6 +18,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/health"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
@@ -207,7 +208,7 @@ func printComponents(e *env, r *health.Report) {
 		}
 		latency, figure := "-", "-"
 		if c.Response != nil {
-			latency = health.Format(*c.Response, "seconds")
+			latency = humanize.Value("seconds", *c.Response)
 		}
 		if c.Figure != nil {
 			figure = c.Figure.Text
@@ -232,6 +233,9 @@ func sentence(r *health.Report) string {
 			bad[c.Verdict] = append(bad[c.Verdict], c.Name)
 		}
 	}
+	if n == 0 {
+		return "nothing was looked at: the configuration enables nothing that is there"
+	}
 	text := fmt.Sprintf("%d of %d well", len(bad[opstate.Well]), n)
 	for _, v := range []opstate.Verdict{opstate.Failing, opstate.Unknown, opstate.Warning} {
 		if len(bad[v]) > 0 {
@@ -251,9 +255,9 @@ func printChecks(e *env, r *health.Report) {
 			if v == nil {
 				return "-"
 			}
-			return health.Format(*v, k.Unit)
+			return humanize.Value(k.Unit, *v)
 		}
-		value := health.Format(k.Value, k.Unit)
+		value := humanize.Value(k.Unit, k.Value)
 		result := e.coloured(k.Verdict, string(k.Verdict))
 		switch {
 		case k.Verdict == opstate.Well && k.OnTarget != nil && !*k.OnTarget:

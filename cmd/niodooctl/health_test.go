@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"net"
@@ -31,20 +30,15 @@ type ran struct {
 	out, errOut string
 }
 
-// ctl runs the program with a configuration.
-func ctl(t *testing.T, config string, args ...string) ran {
-	t.Helper()
-	return ctlIn(t.Context(), t, config, args...)
-}
-
-func ctlIn(ctx context.Context, t *testing.T, config string, args ...string) ran {
+// ctlWith runs the program with a configuration.
+func ctlWith(t *testing.T, config string, args ...string) ran {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "niodoo.yml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var out, errOut bytes.Buffer
-	code := run(ctx, append([]string{"--config.file=" + file}, args...), strings.NewReader(""), &out, &errOut)
+	code := run(t.Context(), append([]string{"--config.file=" + file}, args...), strings.NewReader(""), &out, &errOut)
 	return ran{code, out.String(), errOut.String()}
 }
 
@@ -64,7 +58,11 @@ const patient = "--timeout=30s"
 func TestHealth(t *testing.T) {
 	t.Parallel()
 	s := e2e.StartStack(t)
-	r := ctl(t, s.Config, "health", patient)
+	look := func(args ...string) ran {
+		t.Helper()
+		return ctlWith(t, s.Config, append([]string{"--thresholds.file=" + filepath.Join(s.Dir, "thresholds.json"), "health", patient}, args...)...)
+	}
+	r := look()
 	if r.code != exitWell || r.errOut != "" || !strings.Contains(r.out, "\nwell: 8 of 8 well\n") {
 		t.Fatalf("%d\n%s\n%s", r.code, r.out, r.errOut)
 	}
@@ -72,14 +70,14 @@ func TestHealth(t *testing.T) {
 		"engine": "consciousness engine", "postgresql": "memory system", "redis": "memory used", "ollama": "1 of 1 required models available",
 		"qdrant": "points", "prometheus": "targets up", "grafana": "dashboards",
 	} {
-		if l := r.line(component); !strings.Contains(l, want) || !strings.Contains(l, " up ") || !strings.Contains(l, "ms") && !strings.Contains(l, "µs") {
+		if l := r.line(component); !strings.Contains(l, want) || !strings.Contains(l, " up ") || !strings.Contains(l, " ms ") && !strings.Contains(l, " us ") {
 			t.Errorf("%s: %q", component, l)
 		}
 	}
 	if strings.Contains(r.out, "\x1b") {
 		t.Error("colours in a buffer")
 	}
-	if q := ctl(t, s.Config, "health", patient, "--quiet"); q != (ran{}) {
+	if q := look("--quiet"); q != (ran{}) {
 		t.Errorf("--quiet: %+v", q)
 	}
 	// The exporter's operations collector sees it.
@@ -89,7 +87,7 @@ func TestHealth(t *testing.T) {
 	}
 
 	s.Redis.Kill()
-	r = ctl(t, s.Config, "health", patient, "--detailed", "--log-file="+filepath.Join(s.Dir, "health.log"))
+	r = look("--detailed", "--log-file="+filepath.Join(s.Dir, "health.log"))
 	if l := r.line("redis"); r.code != exitFailing || !strings.Contains(l, "failing  down") || !strings.Contains(l, "refused: ") {
 		t.Errorf("%d, %q", r.code, l)
 	}
@@ -100,7 +98,7 @@ func TestHealth(t *testing.T) {
 	}
 	checkLog(t, filepath.Join(s.Dir, "health.log"))
 
-	r = ctl(t, s.Config, "health", patient, "--summary")
+	r = look("--summary")
 	if r.code != exitFailing || !strings.Contains(r.out, "3 runs, 2 of them well.") || !strings.Contains(r.out, "redis: well -> failing (refused: ") ||
 		!strings.Contains(r.out, ": failing, 1 changes\n") {
 		t.Errorf("--summary: %d\n%s", r.code, r.out)
@@ -108,12 +106,12 @@ func TestHealth(t *testing.T) {
 	if err := s.Redis.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r = ctl(t, s.Config, "health", patient, "--summary")
+	r = look("--summary")
 	if r.code != exitWell || !strings.Contains(r.out, "1 runs, 0 of them well.") || !strings.Contains(r.out, "redis: failing -> well\n") {
 		t.Errorf("the next --summary: %d\n%s", r.code, r.out)
 	}
 
-	j := ctl(t, s.Config, "health", patient, "-o", "json")
+	j := look("-o", "json")
 	dec := json.NewDecoder(strings.NewReader(j.out))
 	dec.DisallowUnknownFields()
 	var report health.Report
@@ -148,9 +146,8 @@ func checkLog(t *testing.T, path string) {
 	}
 }
 
-// nothing is a configuration of a stack of which only Redis is looked at.
-func redisOnly(t *testing.T, address, state string) string {
-	t.Helper()
+// redisOnly is the configuration of a stack of which only Redis is looked at.
+func redisOnly(address, state string) string {
 	cfg := sim.Section("redis", map[string]any{"address": address}) + sim.Section("operations", map[string]any{"state_dir": state})
 	for _, name := range []string{"engine", "postgresql", "ollama", "qdrant", "prometheus", "grafana", "host", "logs", "backup"} {
 		cfg += sim.Section(name, map[string]any{"enabled": false})
@@ -176,10 +173,10 @@ func TestHealthFallbackMail(t *testing.T) {
 	}
 	t.Cleanup(am.Stop)
 	relay := notifytest.Start(t, notifytest.RelayOptions{TLS: true})
-	cfg := redisOnly(t, redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
+	cfg := redisOnly(redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
 	health := func(want int) ran {
 		t.Helper()
-		r := ctl(t, cfg, "health", patient, "--notify=alertmanager", "--label=cluster=lab")
+		r := ctlWith(t, cfg, "health", patient, "--notify=alertmanager", "--label=cluster=lab")
 		if r.code != want {
 			t.Errorf("exit code %d, want %d: %s%s", r.code, want, r.out, r.errOut)
 		}
@@ -228,17 +225,17 @@ func TestHealthResolves(t *testing.T) {
 	}
 	t.Cleanup(am.Stop)
 	relay := notifytest.Start(t, notifytest.RelayOptions{TLS: true})
-	cfg := redisOnly(t, redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
+	cfg := redisOnly(redis.Addr, t.TempDir()) + "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
 	redis.Kill()
 	for range 2 {
-		if r := ctl(t, cfg, "health", patient, "--notify=alertmanager,email"); r.code != exitFailing || !strings.Contains(r.out, "Alertmanager was told: 1 alerts") {
+		if r := ctlWith(t, cfg, "health", patient, "--notify=alertmanager,email"); r.code != exitFailing || !strings.Contains(r.out, "Alertmanager was told: 1 alerts") {
 			t.Errorf("%+v", r)
 		}
 	}
 	if err := redis.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if r := ctl(t, cfg, "health", patient, "--notify=alertmanager,email"); r.code != exitWell || !strings.Contains(r.out, "0 alerts, 1 resolved") {
+	if r := ctlWith(t, cfg, "health", patient, "--notify=alertmanager,email"); r.code != exitWell || !strings.Contains(r.out, "0 alerts, 1 resolved") {
 		t.Errorf("%+v", r)
 	}
 	if got := alertsOf(t, am.URL); len(got) != 0 {
@@ -248,7 +245,7 @@ func TestHealthResolves(t *testing.T) {
 	if len(mails) != 2 || !strings.Contains(mails[0].Raw, "redis failing") || !strings.Contains(mails[1].Raw, "well again") {
 		t.Errorf("%d mails: %+v", len(mails), mails)
 	}
-	if r := ctl(t, cfg, "health", patient, "--summary", "--notify=email"); r.code != exitWell {
+	if r := ctlWith(t, cfg, "health", patient, "--summary", "--notify=email"); r.code != exitWell {
 		t.Errorf("%+v", r)
 	}
 	if mails = relay.Messages(); len(mails) != 3 || !strings.Contains(mails[2].Raw, "redis: failing -> well") {
@@ -288,7 +285,7 @@ receivers:
 	}
 	t.Cleanup(am.Stop)
 	cfg := "notify:\n  alertmanager: " + am.URL + "\n" + smtpSection(relay)
-	r := ctl(t, cfg, "notify", "test", "--wait=60s")
+	r := ctlWith(t, cfg, "notify", "test", "--wait=60s")
 	if r.code != exitWell || r.errOut != "" {
 		t.Fatalf("%+v", r)
 	}
@@ -307,7 +304,7 @@ receivers:
 		t.Errorf("left behind: %v", left)
 	}
 	am.Kill()
-	r = ctl(t, cfg, "notify", "test", "-o", "json", "--priority=P1")
+	r = ctlWith(t, cfg, "notify", "test", "-o", "json", "--priority=P1")
 	var result notifyResult
 	if err := json.Unmarshal([]byte(r.out), &result); err != nil || r.code != exitFailing || result.Verdict != opstate.Failing ||
 		!strings.Contains(result.Alertmanager.Error, "connection refused") || !result.Mail.Accepted {
@@ -325,7 +322,7 @@ func TestInterrupt(t *testing.T) {
 	defer l.Close()
 	state := t.TempDir()
 	file := filepath.Join(t.TempDir(), "niodoo.yml")
-	if err := os.WriteFile(file, []byte(redisOnly(t, l.Addr().String(), state)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(redisOnly(l.Addr().String(), state)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	program, err := exec.LookPath("niodooctl") // TestMain puts it there

@@ -18,6 +18,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -65,6 +66,7 @@ type ArchiveWriter struct {
 	file    io.Writer
 	sum     hash.Hash
 	written int64
+	failure atomic.Pointer[error]
 	sealed  io.WriteCloser // between the frames and the file; nil without encryption
 	enc     *zstd.Encoder
 	pool    chan *frame
@@ -105,7 +107,19 @@ func (w *ArchiveWriter) store(p []byte) (int, error) {
 	w.sum.Write(p)
 	n, err := w.file.Write(p)
 	w.written += int64(n)
+	if err != nil {
+		w.failure.CompareAndSwap(nil, &err)
+	}
 	return n, err
+}
+
+// Failed returns why the file could not be written, nil if it could so far:
+// after any other error the next member may be added.
+func (w *ArchiveWriter) Failed() error {
+	if err := w.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // header writes a member's header. Times are kept to the nanosecond.
@@ -166,8 +180,9 @@ func (w *ArchiveWriter) Annotate(note string) { w.entries[len(w.entries)-1].Note
 
 // AddStream writes a member whose length nobody knows before its end, such as
 // a dump. It is compressed into a nameless file in dir, and from there its
-// frames go into the archive as they are, behind a header that knows. finish is
-// called at the end of the content, before the member is added; it may be nil.
+// frames go into the archive as they are, behind a header that knows. finish, if
+// not nil, is called once the content has been read, and its error keeps the
+// member out: after an error the archive is as it was.
 func (w *ArchiveWriter) AddStream(h *tar.Header, content io.Reader, dir string, finish func() error) error {
 	spool, err := newSpool(dir, w.sealed != nil)
 	if err != nil {
@@ -178,8 +193,8 @@ func (w *ArchiveWriter) AddStream(h *tar.Header, content io.Reader, dir string, 
 	pieces := newFrames(spool, w.enc, w.pool)
 	n, err := io.CopyBuffer(io.MultiWriter(pieces, sum, w.counter()), onlyReader{content}, make([]byte, 128<<10))
 	err = errors.Join(err, pieces.close())
-	if finish != nil {
-		err = errors.Join(finish(), err)
+	if err == nil && finish != nil {
+		err = finish()
 	}
 	if err != nil {
 		return fmt.Errorf("%q: %w", h.Name, err)

@@ -260,8 +260,63 @@ type Backup struct {
 	MaxAge    model.Duration    `yaml:"max_age"`
 	Sources   map[string]string `yaml:"sources"`
 	Retention map[string]int    `yaml:"retention"`
-	Copy      string            `yaml:"copy"`
-	PGDump    string            `yaml:"pg_dump"`
+	// Copy is a command and its arguments that takes a backup off the host; in
+	// them {archive}, {manifest} and {name} stand for the backup's.
+	Copy Command `yaml:"copy"`
+	// PGDump is pg_dump's path, or container:NAME for the one in that container.
+	PGDump string `yaml:"pg_dump"`
+	// User and PasswordFile are of the role that may read everything;
+	// postgresql.user and its password by default.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Databases are dumped; by default postgresql.database.
+	Databases []string `yaml:"databases"`
+	// Recipients and those in RecipientsFile are the age keys that archives are
+	// encrypted to; without any they are not. IdentityFile opens them again.
+	Recipients     []string       `yaml:"recipients"`
+	RecipientsFile string         `yaml:"recipients_file"`
+	IdentityFile   string         `yaml:"identity_file"`
+	Schedule       BackupSchedule `yaml:"schedule"`
+}
+
+// Command is a program and its arguments. It is not given to a shell. A string
+// is split at its spaces.
+type Command []string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (c *Command) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return n.Decode((*[]string)(c))
+	}
+	var line string
+	if err := n.Decode(&line); err != nil {
+		return err
+	}
+	if strings.ContainsAny(line, "\"'\\$|;&<>") {
+		return errors.New("no shell reads it: write a list, the program and each argument as an element")
+	}
+	*c = strings.Fields(line)
+	return nil
+}
+
+// BackupSchedule says on which days a backup of a higher class is due, so that
+// those of lower ones step aside; "" and 0 say nothing.
+type BackupSchedule struct {
+	// Full is a day of the week, Archive one of the month.
+	Full    string `yaml:"full"`
+	Archive int    `yaml:"archive"`
+}
+
+// defaultSources are what the manual's script backs up.
+var defaultSources = map[string]string{"data": "/opt/niodoo/data", "config": "/opt/niodoo/config", "logs": "/opt/niodoo/logs"}
+
+// Trees returns the directories to back up by name, and whether the file names
+// them: those of the manual need not be there.
+func (b Backup) Trees() (trees map[string]string, named bool) {
+	if len(b.Sources) > 0 {
+		return b.Sources, true
+	}
+	return defaultSources, false
 }
 
 // Operations is where niodooctl leaves what it last did.
@@ -348,7 +403,36 @@ type IncidentPeer struct {
 }
 
 // Maintenance is niodooctl's maintenance plan.
-type Maintenance struct{}
+type Maintenance struct {
+	// User is the role that owns the tables and indexes; "" is postgresql.user.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Window is when steps that load the stack may run, in local time; "" is always.
+	Window Window `yaml:"window"`
+	// TimeLimits say by step how long it may take.
+	TimeLimits map[string]model.Duration `yaml:"time_limits"`
+	// LockTimeout bounds each wait for a lock in PostgreSQL.
+	LockTimeout model.Duration `yaml:"lock_timeout"`
+	// LongTransaction is how old a transaction may be for an index to be rebuilt
+	// beside it.
+	LongTransaction model.Duration `yaml:"long_transaction"`
+	// Indexes are rebuilt every week; others are if they are clearly bloated.
+	Indexes []string `yaml:"indexes"`
+	// BloatMinBytes and BloatMaxDensity say which index is: of that size, with
+	// leaves that are less full than this ratio.
+	BloatMinBytes   int64   `yaml:"bloat_min_bytes"`
+	BloatMaxDensity float64 `yaml:"bloat_max_density"`
+	// DataDirectory is where the server's data is as seen from here, for the
+	// free space; "" is what the server says.
+	DataDirectory string `yaml:"data_directory"`
+	// LogDirectories are where rotated logs are removed; those of logs.paths
+	// without any.
+	LogDirectories []string       `yaml:"log_directories"`
+	LogRetention   model.Duration `yaml:"log_retention"`
+	// ReportDirectory is where reports are written; "" is reports in
+	// operations.state_dir.
+	ReportDirectory string `yaml:"report_directory"`
+}
 
 // Module is a named set of services for /probe.
 type Module struct {
@@ -562,6 +646,8 @@ func Default() *Config {
 		},
 		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
 			Listen: IncidentListen{Address: "localhost:10647", MaxOpen: 500, Quiet: duration(5 * time.Minute), Interval: duration(15 * time.Second)}},
+		Maintenance: Maintenance{LockTimeout: duration(5 * time.Second), LongTransaction: duration(5 * time.Minute),
+			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour)},
 	}
 }
 

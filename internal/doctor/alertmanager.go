@@ -305,8 +305,8 @@ func (c routing) emails() []Finding {
 			return
 		}
 		for _, example := range placeholders {
-			if strings.Contains(v.Value, example) && !said[key+v.Value] {
-				said[key+v.Value] = true
+			if strings.Contains(v.Value, example) && !said[v.Value] {
+				said[v.Value] = true
 				found = append(found, Finding{Level: Failing, Where: line, What: key + " is still the address of an example, " + v.Value,
 					Why: "The mail reaches nobody.", Mend: "Write the address of whoever is on call."})
 			}
@@ -332,7 +332,7 @@ func routingCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		return nil, err
 	}
 	if c.err != nil {
-		return nil, errors.New("Alertmanager's configuration cannot be read")
+		return nil, errors.New("the configuration of Alertmanager cannot be read")
 	}
 	all, err := p.rules(ctx)
 	if err != nil {
@@ -345,14 +345,14 @@ func routingCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	lost, late := map[string][]string{}, map[string][]string{}
 	urgent := map[string]bool{}
 	heartbeat := ""
-	for _, r := range all {
+	for _, r := range alerts(all) {
 		labels := map[string]string{}
-		for k, v := range r.Labels {
+		for k, v := range r.labels {
 			if !strings.Contains(string(v), "{{") {
 				labels[string(k)] = string(v)
 			}
 		}
-		labels["alertname"] = r.Name
+		labels["alertname"] = r.name
 		reached, always := false, false
 		routes := c.Route.find(labels)
 		for _, t := range routes {
@@ -362,15 +362,15 @@ func routingCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		at := routes[0]
 		priority := labels["priority"]
 		switch {
-		case r.Name == "Watchdog" && !reached:
+		case r.name == "Watchdog" && !reached:
 			heartbeat = at.Receiver
 		case labels["severity"] == "none":
 		case !reached:
-			lost[at.Receiver] = appendNew(lost[at.Receiver], r.Name)
+			lost[at.Receiver] = appendNew(lost[at.Receiver], r.name)
 			urgent[at.Receiver] = urgent[at.Receiver] || priority == "P1" || priority == "P2"
 		case !always && (priority == "P1" || priority == "P2" || labels["severity"] == "critical"):
 			when := strings.Join(slices.Concat(at.Active, at.Mute), ", ")
-			late[when] = appendNew(late[when], r.Name)
+			late[when] = appendNew(late[when], r.name)
 		}
 	}
 	var found []Finding

@@ -173,10 +173,10 @@ func (r *Report) verdict() opstate.Verdict {
 		worst = opstate.Unknown
 	}
 	for _, f := range r.Findings {
-		switch {
-		case f.Level == Failing:
+		switch f.Level {
+		case Failing:
 			return opstate.Failing
-		case f.Level == Warning:
+		case Warning:
 			worst = opstate.Warning
 		}
 	}

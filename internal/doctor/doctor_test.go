@@ -183,6 +183,7 @@ const oddRules = `groups:
 - name: odd
   rules:
   - {alert: HighMemoryUsage, expr: 'niodoo_nothing > 0.5', for: 5m, labels: {severity: critical, priority: P1, component: host}}
+  - {record: 'records:far_back', expr: 'max_over_time(up[10d] offset 6d)'}
   - {alert: LooksFarBack, expr: 'avg_over_time(up[20d]) < 0.9', labels: {severity: warning, component: host}}
   - {alert: EitherOr, expr: 'niodoo_nothing > 1 or up == 0', labels: {severity: warning}}
   - {alert: Unless, expr: 'up == 0 unless niodoo_nothing == 1', labels: {severity: warning}}
@@ -221,6 +222,7 @@ func TestOddRulesAndRouting(t *testing.T) {
 		return err
 	})
 	r := examine(t, Options{Config: parsed(t, strings.Replace(off, "host: {enabled: false}\n", "", 1)+
+		"modules: {stack: {services: {engine: {url: \"http://module:8080\"}}, allow: ['stack-.+']}}\nfleet: [{module: stack, targets: [stack-9.example.com]}]\n"+
 		"prometheus: {url: \"http://"+prom+"\"}\nalertmanager: {url: \"http://"+am+"\"}\n")})
 	wantFinding(t, r, "targets", Failing, prom, `no target has the label job="niodoo"`)
 	wantFinding(t, r, "targets", Warning, "127.0.0.1:1 ", "it cannot be scraped")
@@ -230,6 +232,8 @@ func TestOddRulesAndRouting(t *testing.T) {
 	wantFinding(t, r, "prometheus", Warning, prom, "a job is named consciousness-engine")
 	wantFinding(t, r, "rules", Warning, prom, "of our alerts are not loaded")
 	wantFinding(t, r, "retention", Warning, "LooksFarBack", "it looks back 20d, and samples are kept for 15d")
+	wantFinding(t, r, "retention", Warning, "records:far_back", "it looks back 16d")
+	wantFinding(t, r, "targets", Failing, "stack-9.example.com", "1 of the fleet")
 	wantFinding(t, r, "thresholds", Warning, "HighMemoryUsage", "it compares with [0.5], and thresholds.json says 0.85")
 	wantFinding(t, r, "no-data", Warning, "alerts of host", "1 of 2 have no data now: HighMemoryUsage (niodoo_nothing)")
 	wantFinding(t, r, "no-data", Warning, "alerts of no component", "1 of 7 have no data now: Window (niodoo_nothing)")

@@ -203,7 +203,7 @@ func readTOML(raw []byte) (entries, twice []entry, err error) {
 			if i := strings.LastIndexByte(key, '.'); i >= 0 {
 				e.table, e.key = strings.TrimPrefix(table+"."+key[:i], "."), key[i+1:]
 			}
-			e.value = text(&p, n.Value())
+			e.value = text(n.Value())
 			entries = append(entries, e)
 		}
 	}
@@ -229,11 +229,11 @@ func dotted(p *unstable.Parser, n *unstable.Node) (string, int) {
 }
 
 // text returns a value as text; the elements of a list with commas.
-func text(p *unstable.Parser, n *unstable.Node) string {
+func text(n *unstable.Node) string {
 	if n.Kind == unstable.Array {
 		var parts []string
 		for it := n.Children(); it.Next(); {
-			parts = append(parts, text(p, it.Node()))
+			parts = append(parts, text(it.Node()))
 		}
 		return strings.Join(parts, ", ")
 	}

@@ -47,12 +47,22 @@ func (n *node) selector() string {
 	return "{" + strings.Join(parts, ",") + "}"
 }
 
-// metric is what people call a selector.
-func (n *node) metric() string {
-	if n.Name != "" {
+// title is what people call a selector: the metric, and what it wants of the
+// labels besides where it comes from.
+func (n *node) title() string {
+	if n.Name == "" {
+		return n.selector()
+	}
+	var parts []string
+	for _, m := range n.Matchers {
+		if m.Name != "__name__" && m.Name != "job" {
+			parts = append(parts, m.Name+m.Type+strconv.Quote(m.Value))
+		}
+	}
+	if len(parts) == 0 {
 		return n.Name
 	}
-	return n.selector()
+	return n.Name + "{" + strings.Join(parts, ",") + "}"
 }
 
 // children are the parts of an expression that it is made of.
@@ -119,9 +129,9 @@ func (n *node) number() (float64, bool) {
 }
 
 // can reports whether an expression could have a result with the data that
-// there is now, whatever the values are, and the metrics that it is missing.
+// there is now, whatever the values are, and the selectors that it is missing.
 // has reports whether there is data for a selector over a range.
-func (n *node) can(ctx context.Context, has func(ctx context.Context, selector string, back time.Duration) (bool, error)) (bool, []string, error) {
+func (n *node) can(ctx context.Context, has func(ctx context.Context, selector string, back time.Duration) (bool, error)) (bool, []*node, error) {
 	switch n.Type {
 	case "numberLiteral", "stringLiteral":
 		return true, nil, nil
@@ -130,7 +140,7 @@ func (n *node) can(ctx context.Context, has func(ctx context.Context, selector s
 		if err != nil || ok {
 			return ok, nil, err
 		}
-		return false, []string{n.metric()}, nil
+		return false, []*node{n}, nil
 	case "call":
 		if strings.HasPrefix(n.Func.Name, "absent") || n.Func.ReturnType == "scalar" || n.Func.Name == "vector" || n.Func.Name == "scalar" {
 			return true, nil, nil // these have a result without data
@@ -141,7 +151,7 @@ func (n *node) can(ctx context.Context, has func(ctx context.Context, selector s
 			return left, missingLeft, err
 		}
 		right, missingRight, err := n.RHS.can(ctx, has)
-		missing := append(missingLeft, missingRight...)
+		missing := slices.Concat(missingLeft, missingRight)
 		if n.Op == "or" {
 			if left || right {
 				missing = nil
@@ -151,7 +161,7 @@ func (n *node) can(ctx context.Context, has func(ctx context.Context, selector s
 		return left && right, missing, err
 	}
 	all := true
-	var missing []string
+	var missing []*node
 	for _, c := range n.children() {
 		ok, m, err := c.can(ctx, has)
 		if err != nil {

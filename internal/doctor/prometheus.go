@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,13 +31,26 @@ import (
 // maxFile bounds a configuration file, in bytes.
 const maxFile = 4 << 20
 
-// rule is an alerting rule as Prometheus has loaded it.
+// errNoRules says that Prometheus has loaded no alert rules.
+var errNoRules = errors.New("no alert rules are loaded in Prometheus")
+
+// rule is a rule as Prometheus has loaded it.
 type rule struct {
-	v1.AlertingRule
-	group, file string
+	name, query, file string
+	labels            model.LabelSet
+	// wait is an alert's for, records says that it is none.
+	wait    time.Duration
+	records bool
+	health  v1.RuleHealth
+	err     string
 }
 
-func (r rule) label(name string) string { return string(r.Labels[model.LabelName(name)]) }
+func (r rule) label(name string) string { return string(r.labels[model.LabelName(name)]) }
+
+// alerts are the rules that alert.
+func alerts(all []rule) []rule {
+	return slices.DeleteFunc(slices.Clone(all), func(r rule) bool { return r.records })
+}
 
 // component is what the alert is about, in words where it is about several.
 func (r rule) component() string {
@@ -97,13 +111,16 @@ func (p *patient) fetchers() {
 		var all []rule
 		for _, g := range res.Groups {
 			for _, r := range g.Rules {
-				if a, ok := r.(v1.AlertingRule); ok {
-					all = append(all, rule{a, g.Name, g.File})
+				switch x := r.(type) {
+				case v1.AlertingRule:
+					all = append(all, rule{name: x.Name, query: x.Query, file: g.File, labels: x.Labels, wait: time.Duration(x.Duration * float64(time.Second)), health: x.Health, err: x.LastError})
+				case v1.RecordingRule:
+					all = append(all, rule{name: x.Name, query: x.Query, file: g.File, labels: x.Labels, records: true, health: x.Health, err: x.LastError})
 				}
 			}
 		}
-		if len(all) == 0 {
-			return nil, errors.New("Prometheus has loaded no alert rules")
+		if len(alerts(all)) == 0 {
+			return nil, errNoRules
 		}
 		return all, nil
 	})
@@ -170,7 +187,10 @@ func targetsCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	}
 	var found []Finding
 	ours := 0
+	scraped := map[string]bool{}
+	var lost []string
 	for _, t := range res.Active {
+		scraped[string(t.Labels["instance"])] = true
 		where := fmt.Sprintf("target %s of job %s", t.Labels["instance"], t.Labels["job"])
 		if t.Labels["job"] == "niodoo" {
 			ours++
@@ -187,6 +207,17 @@ func targetsCheck(ctx context.Context, p *patient) ([]Finding, error) {
 			found = append(found, Finding{Level: Failing, Where: where, What: "it has a label component",
 				Why: "Prometheus renames the exporter's own label to exported_component, and no rule of ours matches.", Mend: "Give the label another name in prometheus.yml."})
 		}
+	}
+	for _, g := range p.Config.Fleet {
+		for _, target := range g.Targets {
+			if !scraped[target] {
+				lost = append(lost, target)
+			}
+		}
+	}
+	if len(lost) > 0 {
+		found = append(found, Finding{Level: Failing, Where: "fleet: " + list(lost), What: fmt.Sprintf("%d of the fleet are in the configuration, and Prometheus does not scrape them", len(lost)),
+			Why: "Nobody is told what goes on there.", Mend: "Discover them with http_sd_configs from the exporter's /sd, as examples/prometheus.yml does."})
 	}
 	if ours == 0 {
 		found = append(found, Finding{Level: Failing, Where: p.prom.URL(), What: "no target has the label job=\"niodoo\"",
@@ -245,19 +276,19 @@ func prometheusCheck(ctx context.Context, p *patient) ([]Finding, error) {
 // rulesCheck looks whether our alerts are loaded and whether all rules work.
 func rulesCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	all, err := p.rules(ctx)
+	if err != nil && !errors.Is(err, errNoRules) {
+		return nil, err
+	}
 	if err != nil {
-		if _, setUp := errors.AsType[notExpected](err); setUp || !strings.Contains(err.Error(), "no alert rules") {
-			return nil, err
-		}
 		return []Finding{{Level: Failing, Where: p.prom.URL(), What: "no alert rules are loaded", Why: "Nothing ever alerts.", Mend: "rule_files: [rules/alerts.yml, rules/recording.yml]"}}, nil
 	}
 	var found []Finding
 	loaded := map[string]bool{}
 	for _, r := range all {
-		loaded[r.Name] = true
-		if r.Health == v1.RuleHealthBad {
-			found = append(found, Finding{Level: Failing, Where: "rule " + r.Name + " in " + r.file, What: "it cannot be evaluated: " + r.LastError,
-				Why: "It can never fire.", Mend: "Mend the expression; promtool check rules and promtool test rules help."})
+		loaded[r.name] = loaded[r.name] || !r.records
+		if r.health == v1.RuleHealthBad {
+			found = append(found, Finding{Level: Failing, Where: "rule " + r.name + " in " + r.file, What: "it cannot be evaluated: " + r.err,
+				Why: "It can never fire, nor what it records be used.", Mend: "Mend the expression; promtool check rules and promtool test rules help."})
 		}
 	}
 	var missing []string
@@ -309,14 +340,14 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 	total, sighted := map[string]int{}, map[string]bool{}
 	var errs []error
 	seen := map[string]bool{}
-	for _, r := range all {
-		if seen[r.Name+r.Query] {
+	for _, r := range alerts(all) {
+		if seen[r.name+r.query] {
 			continue
 		}
-		seen[r.Name+r.Query] = true
+		seen[r.name+r.query] = true
 		component := r.component()
 		total[component]++
-		tree, err := p.parse(ctx, r.Query)
+		tree, err := p.parse(ctx, r.query)
 		if err != nil {
 			return nil, err
 		}
@@ -329,13 +360,18 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 			sighted[component] = true
 			continue
 		}
-		slices.Sort(missing)
-		missing = slices.Compact(missing)
-		at := place{component, Warning}
-		if !slices.ContainsFunc(missing, func(m string) bool { return !mayBeAbsent(m) }) {
-			at.level = Note
+		at := place{component, Note}
+		var titles []string
+		for _, m := range missing {
+			titles = append(titles, m.title())
+			if may, err := mayBeAbsent(ctx, m, has); err != nil {
+				errs = append(errs, err)
+			} else if !may {
+				at.level = Warning
+			}
 		}
-		blind[at] = appendNew(blind[at], r.Name+" ("+list(missing)+")")
+		slices.Sort(titles)
+		blind[at] = appendNew(blind[at], r.name+" ("+list(slices.Compact(titles))+")")
 	}
 	// Of a component that has no data at all nothing may be absent, unless it is off.
 	for at, names := range maps.Clone(blind) {
@@ -362,7 +398,7 @@ func noDataCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		case p.off(at.component):
 			f.Mend = "The component is not enabled here. Enable its section, or switch the alerts off."
 		case at.level == Note:
-			f.Mend = "collector/README.md says when a healthy component does not report these metrics. Make sure that this is why."
+			f.Mend = "A healthy component need not report these metrics, or not with these labels: collector/README.md says when. Make sure that this is why."
 		}
 		found = append(found, f)
 	}
@@ -374,9 +410,16 @@ func (p *patient) off(component string) bool {
 	return slices.Contains(config.Names(), component) && !p.Config.Enabled(component)
 }
 
-// mayBeAbsent reports whether a healthy component need not report a metric.
-func mayBeAbsent(metric string) bool {
-	return slices.ContainsFunc(collector.Catalogue(), func(d *collector.Desc) bool { return d.Name == metric && d.Absent != "" })
+// mayBeAbsent reports whether what a selector is missing may be well: a healthy
+// component need not report the metric, or it does, with other labels.
+func mayBeAbsent(ctx context.Context, n *node, has func(context.Context, string, time.Duration) (bool, error)) (bool, error) {
+	if slices.ContainsFunc(collector.Catalogue(), func(d *collector.Desc) bool { return d.Name == n.Name && d.Absent != "" }) {
+		return true, nil
+	}
+	if n.Name == "" || n.title() == n.Name {
+		return false, nil
+	}
+	return has(ctx, "{__name__="+strconv.Quote(n.Name)+"}", 0)
 }
 
 // longHistory is how much capacity planning wants to look back on.
@@ -393,16 +436,16 @@ func retentionCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		return nil, err
 	}
 	if kept == 0 {
-		return nil, notExpected{errors.New("Prometheus keeps its samples by size, not by time")}
+		return nil, notExpected{errors.New("samples are kept by size in Prometheus, not by time")}
 	}
 	short := map[string]time.Duration{}
 	for _, r := range all {
-		tree, err := p.parse(ctx, r.Query)
+		tree, err := p.parse(ctx, r.query)
 		if err != nil {
 			return nil, err
 		}
 		if w := tree.window(); w > kept {
-			short[r.Name] = max(short[r.Name], w)
+			short[r.name] = max(short[r.name], w)
 		}
 	}
 	var found []Finding
@@ -425,8 +468,8 @@ func thresholdsCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		return nil, err
 	}
 	var found []Finding
-	for _, r := range all {
-		use, ok := alertThresholds[r.Name]
+	for _, r := range alerts(all) {
+		use, ok := alertThresholds[r.name]
 		if !ok {
 			continue
 		}
@@ -435,20 +478,20 @@ func thresholdsCheck(ctx context.Context, p *patient) ([]Finding, error) {
 		if use.critical {
 			want = t.Critical
 		}
-		tree, err := p.parse(ctx, r.Query)
+		tree, err := p.parse(ctx, r.query)
 		if err != nil {
 			return nil, err
 		}
 		numbers := tree.numbers()
 		same := func(v float64) bool { return math.Abs(v-*want) <= 1e-9*math.Max(1, math.Abs(*want)) }
 		if want != nil && len(numbers) > 0 && !slices.ContainsFunc(numbers, same) {
-			found = append(found, Finding{Level: Warning, Where: "rule " + r.Name + " in " + r.file,
+			found = append(found, Finding{Level: Warning, Where: "rule " + r.name + " in " + r.file,
 				What: fmt.Sprintf("it compares with %v, and thresholds.json says %v (%s)", numbers, *want, use.threshold),
 				Why:  "Alerts and niodooctl do not agree: " + t.Reason, Mend: "Generate the rules from the thresholds that are wanted, or give niodooctl the same file: --thresholds.file."})
 		}
-		if d := time.Duration(r.Duration * float64(time.Second)); !use.critical && t.For != "" && d != t.Duration() && use.forToo {
-			found = append(found, Finding{Level: Note, Where: "rule " + r.Name + " in " + r.file,
-				What: "it waits " + humanize.Duration(d) + ", and thresholds.json says " + t.For + " (" + use.threshold + ")",
+		if !use.critical && t.For != "" && r.wait != t.Duration() && use.forToo {
+			found = append(found, Finding{Level: Note, Where: "rule " + r.name + " in " + r.file,
+				What: "it waits " + humanize.Duration(r.wait) + ", and thresholds.json says " + t.For + " (" + use.threshold + ")",
 				Why:  "Alerts and niodooctl do not agree.", Mend: "Generate the rules from the thresholds that are wanted, or edit the copy that --thresholds.file names."})
 		}
 	}

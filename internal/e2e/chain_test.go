@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"mime"
 	"mime/multipart"
 	"net"
@@ -30,21 +31,28 @@ import (
 )
 
 // chain is what stands between the exporters and the people: a real Prometheus
-// and Alertmanager with the shipped rules and routing, and those who receive.
+// and Alertmanager, or two of each, with the shipped rules and routing, and
+// those who receive.
 type chain struct {
-	t            testing.TB
-	prometheus   string // base URLs
+	prometheus   string // base URLs, of the first
 	alertmanager string
 	targets      string // directory of the files that list the targets
 	rules        []rule // scaled
 	inbox        *inbox
+	servers      []server
 }
 
-// startChain starts the chain; nothing is watched yet.
-func startChain(t testing.TB) *chain {
+// server is one of the chain's servers.
+type server struct {
+	name, url string
+	pid       int
+}
+
+// startChain starts the chain with so many of each server; nothing is watched yet.
+func startChain(t testing.TB, each int) *chain {
 	t.Helper()
 	dir := t.TempDir()
-	c := &chain{t: t, targets: filepath.Join(dir, "targets"), inbox: openInbox(t)}
+	c := &chain{targets: filepath.Join(dir, "targets"), inbox: openInbox(t)}
 	if err := os.Mkdir(c.targets, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -54,27 +62,49 @@ func startChain(t testing.TB) *chain {
 
 	routing := filepath.Join(dir, "alertmanager.yml")
 	writeFile(t, routing, scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
-	am := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	c.alertmanager = "http://" + am
-	Start(t, Tool(t, "alertmanager"), "--config.file="+routing, "--storage.path="+filepath.Join(dir, "am"), "--web.listen-address="+am,
-		"--cluster.listen-address=", "--log.level=warn")
-
-	config := filepath.Join(dir, "prometheus.yml")
-	writeFile(t, config, fmt.Sprintf(`
-global: {scrape_interval: %s, scrape_timeout: %[1]s, evaluation_interval: %s}
+	var gossip, alertmanagers []string
+	for range each {
+		gossip = append(gossip, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+		alertmanagers = append(alertmanagers, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	}
+	for i, address := range alertmanagers {
+		args := []string{"--config.file=" + routing, "--storage.path=" + filepath.Join(dir, fmt.Sprint("alertmanager", i)), "--web.listen-address=" + address, "--log.level=warn"}
+		if each == 1 {
+			args = append(args, "--cluster.listen-address=")
+		} else {
+			// What a peer waits for the one before it is scaled less than the rest: gossip keeps its pace.
+			args = append(args, "--cluster.listen-address="+gossip[i], "--cluster.peer-timeout=3s", "--cluster.settle-timeout=10s")
+			for _, peer := range gossip {
+				args = append(args, "--cluster.peer="+peer)
+			}
+		}
+		c.serve(t, "alertmanager", address, args...)
+	}
+	for i := range each {
+		config := filepath.Join(dir, fmt.Sprintf("prometheus%d.yml", i))
+		writeFile(t, config, fmt.Sprintf(`
+global: {scrape_interval: %s, scrape_timeout: %[1]s, evaluation_interval: %s, external_labels: {replica: "%d"}}
 rule_files: [%q, %q]
-alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}
+alerting:
+  alert_relabel_configs: [{action: labeldrop, regex: replica}]
+  alertmanagers: [{static_configs: [{targets: ["%s"]}]}]
 scrape_configs:
   - job_name: niodoo
     file_sd_configs: [{files: ["%s/*.json"], refresh_interval: 5s}]
-`, scrapeEvery, evaluateEach, alerts, recording, am, c.targets))
-	prom := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	c.prometheus = "http://" + prom
-	Start(t, Tool(t, "prometheus"), "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+prom, "--log.level=warn")
-	for _, base := range []string{c.prometheus, c.alertmanager} {
-		Await(t, base+" is ready", func() error { _, err := Get(base + "/-/ready"); return err })
+`, scrapeEvery, evaluateEach, i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets))
+		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		c.serve(t, "prometheus", address, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, fmt.Sprint("data", i)), "--web.listen-address="+address, "--log.level=warn")
 	}
+	c.alertmanager, c.prometheus = c.servers[0].url, c.servers[each].url
 	return c
+}
+
+// serve starts one of the servers and waits until it is ready.
+func (c *chain) serve(t testing.TB, name, address string, args ...string) {
+	t.Helper()
+	s := server{name, "http://" + address, Start(t, Tool(t, name), args...)}
+	Await(t, s.url+" is ready", func() error { _, err := Get(s.url + "/-/ready"); return err })
+	c.servers = append(c.servers, s)
 }
 
 func writeFile(t testing.TB, path, text string) {
@@ -129,8 +159,8 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	log := filepath.Join(t.TempDir(), "out")
-	out, err := os.Create(log)
+	path := filepath.Join(t.TempDir(), "out")
+	out, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +195,7 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 			t.Fatalf("niodoo_sim ended: %s", stderr.String())
 		default:
 		}
-		raw, err := os.ReadFile(log)
+		raw, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
@@ -263,6 +293,7 @@ func openInbox(t testing.TB) *inbox {
 	}
 	b.smtp = l.Addr().String()
 	server := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return &session{inbox: b}, nil }))
+	server.ErrorLog = log.New(io.Discard, "", 0) // a server that is killed hangs up
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

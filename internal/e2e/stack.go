@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 	"github.com/niodoo/niodoo_exporter/internal/sim"
+	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
 
 // Stack is a whole stack: simulated services and a real PostgreSQL and Redis.
@@ -20,11 +22,22 @@ type Stack struct {
 	*sim.Stack
 	Postgres *localserver.Postgres
 	Redis    *localserver.Redis
-	// Dir is a directory of the test's; niodooctl's state is in its folder state.
+	// Dir is a directory of the test's; niodooctl's state is in its folder state,
+	// and Thresholds in its file thresholds.json.
 	Dir string
 	// Config is the configuration that finds all of it, in YAML. What is read
 	// of the machine itself is off: it is as busy as it is.
 	Config string
+}
+
+// Thresholds are those that are built in, but for one that a loaded machine
+// crosses.
+func Thresholds() thresholds.Set {
+	s := thresholds.Default()
+	slow := s["database_response_seconds"]
+	slow.Warning = new(patience.Seconds())
+	s["database_response_seconds"] = slow
+	return s
 }
 
 // stackServices are those that a plain configuration requires, and qdrant.
@@ -49,7 +62,11 @@ func StartStack(t testing.TB) *Stack {
 	}
 	t.Cleanup(s.Postgres.Stop)
 	password := filepath.Join(s.Dir, "password")
-	if err := errors.Join(s.Postgres.Exec(t.Context(), "CREATE DATABASE niodoo"), s.Postgres.CreateMonitor(t.Context(), "s3cret"),
+	limits, err := json.Marshal(Thresholds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(s.Dir, "thresholds.json"), limits, 0o600), s.Postgres.Exec(t.Context(), "CREATE DATABASE niodoo"), s.Postgres.CreateMonitor(t.Context(), "s3cret"),
 		os.WriteFile(password, []byte("s3cret"), 0o600), os.Mkdir(filepath.Join(s.Dir, "state"), 0o755)); err != nil {
 		t.Fatal(err)
 	}

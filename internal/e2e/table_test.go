@@ -28,8 +28,10 @@ type result struct {
 	Inhibited  []string    `json:"inhibited,omitempty"`
 	Detections []detection `json:"detections,omitempty"`
 	// Resolved is how long after the fault was lifted the last notification said so, in seconds.
-	Resolved float64 `json:"resolved_seconds"`
-	OK       bool    `json:"ok"`
+	Resolved float64  `json:"resolved_seconds"`
+	OK       bool     `json:"ok"`
+	Attempts int      `json:"attempts"`
+	Failures []string `json:"failures,omitempty"`
 }
 
 // detection is how an alert reached people.
@@ -86,9 +88,23 @@ func (s table) String() string {
 	return b.String()
 }
 
-// writeMatrix writes the table as JSON and as Markdown.
-func writeMatrix(t *testing.T, path string, s table) {
+// writeMatrix writes the table as JSON and as Markdown. A run of only some
+// faults replaces their rows in the table that is there.
+func writeMatrix(t *testing.T, path string, results []result) {
 	t.Helper()
+	if old, err := os.ReadFile(path + ".json"); err == nil {
+		var was table
+		if err := json.Unmarshal(old, &was); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range was.Results {
+			if matrixIndex(r.Fault) >= 0 && !slices.ContainsFunc(results, func(now result) bool { return now.Fault == r.Fault }) {
+				results = append(results, r)
+			}
+		}
+	}
+	slices.SortFunc(results, func(a, b result) int { return matrixIndex(a.Fault) - matrixIndex(b.Fault) })
+	s := summarize(results)
 	raw, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)

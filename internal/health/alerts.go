@@ -92,7 +92,13 @@ var downAlerts = map[string]string{"engine": "ConsciousnessEngineDown", "postgre
 // Alerts are what the rules would raise for what is not well, with their
 // labels, those of the target given, and source="niodooctl".
 func (r *Report) Alerts(target map[string]string, ends time.Time) []notify.Alert {
-	var out []notify.Alert
+	alerts, _ := r.alerts(target, ends)
+	return alerts
+}
+
+// alerts is Alerts, and for how long the rules want to see each before they
+// raise it.
+func (r *Report) alerts(target map[string]string, ends time.Time) (out []notify.Alert, waits []time.Duration) {
 	for _, c := range r.Components {
 		name, summary := "", ""
 		switch {
@@ -107,6 +113,7 @@ func (r *Report) Alerts(target map[string]string, ends time.Time) []notify.Alert
 			continue
 		}
 		out = append(out, alert(name, c.Name, summary, c.Reason+": "+c.Error, target, r.Started, ends))
+		waits = append(waits, 0)
 	}
 	for _, k := range r.Checks {
 		if k.Alert == "" || k.Verdict == opstate.Well {
@@ -118,9 +125,9 @@ func (r *Report) Alerts(target map[string]string, ends time.Time) []notify.Alert
 				a.Labels[name] = value
 			}
 		}
-		out = append(out, a)
+		out, waits = append(out, a), append(waits, k.wait)
 	}
-	return out
+	return out, waits
 }
 
 func alert(name, component, summary, description string, target map[string]string, starts, ends time.Time) notify.Alert {

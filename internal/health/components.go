@@ -8,6 +8,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
@@ -22,18 +23,18 @@ var roles = map[string]struct {
 	"postgresql":   {"memory system", connectionsUsed},
 	"redis":        {"emotional processing", total("memory used", "redis_memory_used_bytes", "bytes")},
 	"ollama":       {"model inference", share("required models available", "ollama_required_model_available")},
-	"vllm":         {"model inference", total("requests waiting", "vllm_requests_waiting", "requests")},
-	"qdrant":       {"vector database", total("points", "qdrant_collection_points", "points")},
+	"vllm":         {"model inference", total("requests waiting", "vllm_requests_waiting", "")},
+	"qdrant":       {"vector database", total("points", "qdrant_collection_points", "")},
 	"prometheus":   {"monitoring", targetsUp},
 	"grafana":      {"dashboards", share("database ok", "grafana_database_ok")},
-	"alertmanager": {"alert routing", total("active alerts", "alertmanager_alerts", "alerts", "state", "active")},
+	"alertmanager": {"alert routing", total("active alerts", "alertmanager_alerts", "", "state", "active")},
 	"loki":         {"log store", nil},
 	"docker":       {"containers", share("containers running", "docker_container_running")},
 	"host":         {"this machine", machineUse},
 	"gpu":          {"graphics processors", total("utilization", "gpu_utilization_ratio", "ratio")},
 	"logs":         {"log files", total("size", "logs_file_size_bytes", "bytes")},
 	"backup":       {"backups", backupAge},
-	"operations":   {"maintenance and incidents", total("open incidents", "operations_incidents_open", "incidents")},
+	"operations":   {"maintenance and incidents", total("open incidents", "operations_incidents_open", "")},
 }
 
 // ourFault are the reasons that say nothing about the component.
@@ -49,14 +50,13 @@ func (s *snapshot) component(l look) Component {
 		c.Response = &v
 	}
 	if p := s.all("component_info", "component", l.name); len(p) > 0 {
-		c.Version = p[0].labels["version"]
+		c.Version = p[0].Labels["version"]
 	}
 	c.Required = !c.Local && s.cfg.Required(l.name)
 	up, _ := s.one("component_up", "component", l.name)
-	var failure *collector.Failed
-	for _, f := range l.last.Failures {
-		failure = &f
-		c.Reason, c.Error = string(f.Reason), f.Err.Error()
+	failure := l.last.Failed(l.name)
+	if failure != nil {
+		c.Reason, c.Error = string(failure.Reason), failure.Err.Error()
 	}
 	c.State, c.Verdict = s.state(c, failure, up == 1)
 	if failure != nil && c.State != Absent {
@@ -96,8 +96,13 @@ func isLocal(name string) bool {
 	return false
 }
 
+// figure is a number of something, or a value in a unit.
 func figure(what string, value float64, unit string) *Figure {
-	return &Figure{what, value, unit, what + " " + Format(value, unit)}
+	text := what + " " + humanize.Value(unit, value)
+	if unit == "" {
+		text = humanize.Value(what, value)
+	}
+	return &Figure{what, value, unit, text}
 }
 
 // total is a figure that is the sum over a metric's series.
@@ -128,16 +133,16 @@ func eventRate(s *snapshot) *Figure {
 	if !ok {
 		return nil
 	}
-	return figure("events", v, "events per second")
+	return figure("events per second", v, "")
 }
 
-// events returns the consciousness events per second: counted, or else as the
-// engine reports them.
+// events returns the consciousness events per second as the engine reports
+// them, or else as they were counted: in a second there may be none.
 func (s *snapshot) events() (float64, bool) {
-	if v, ok := s.rate("consciousness_events_total"); ok {
+	if v, ok := s.one("consciousness_events_per_second"); ok {
 		return v, ok
 	}
-	return s.one("consciousness_events_per_second")
+	return s.rate("consciousness_events_total")
 }
 
 func connectionsUsed(s *snapshot) *Figure {
@@ -183,7 +188,7 @@ func machineUse(s *snapshot) *Figure {
 		if f.Text != "" {
 			f.Text += ", "
 		}
-		f.Text += use.what + " " + Format(most, "ratio")
+		f.Text += use.what + " " + humanize.Value("ratio", most)
 		f.Value = max(f.Value, most)
 	}
 	if f.Text == "" {
@@ -198,7 +203,7 @@ func backupAge(s *snapshot) *Figure {
 		return nil
 	}
 	age := s.age(newest)
-	return &Figure{"age of the newest", age, "seconds", "newest " + Format(age, "seconds") + " old"}
+	return &Figure{"age of the newest", age, "seconds", "newest " + humanize.Value("seconds", age) + " old"}
 }
 
 // age returns how long ago a Unix time was, in seconds.

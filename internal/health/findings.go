@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/collector"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 )
 
 // findings says what about the set-up will hurt one day.
@@ -47,7 +48,8 @@ var findings = []struct {
 	{"backup", "the backups lie on the device that they are made of, and are lost with it", "copy them elsewhere: backup.copy",
 		func(s *snapshot, _ *Report) (string, bool) {
 			copied, _ := s.one("backup_newest_copied")
-			return "", len(s.all("backup_same_device")) > 0 && anyIs(s.all("backup_same_device"), 1) && copied != 1
+			same, _ := s.sum("backup_same_device")
+			return "", same > 0 && copied != 1
 		}},
 }
 
@@ -60,7 +62,7 @@ func noHeartbeat(s *snapshot, _ *Report) (string, bool) {
 		return "", true
 	}
 	age := s.age(at)
-	return "the last came " + Format(age, "seconds") + " ago", age > heartbeatAge.Seconds()
+	return "the last came " + humanize.Value("seconds", age) + " ago", age > heartbeatAge.Seconds()
 }
 
 func stateDir(s *snapshot, _ *Report) (string, bool) {
@@ -84,15 +86,6 @@ func deniedRights(_ *snapshot, r *Report) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-func anyIs(points []point, want float64) bool {
-	for _, p := range points {
-		if p.value == want {
-			return true
-		}
-	}
-	return false
 }
 
 func (s *snapshot) findings(r *Report) []Finding {

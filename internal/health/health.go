@@ -23,7 +23,7 @@ import (
 // Defaults of [Options].
 const (
 	DefaultBudget = 2600 * time.Millisecond
-	DefaultPause  = 500 * time.Millisecond
+	DefaultPause  = time.Second
 )
 
 // Options are how long a look may take. The zero value is for a person who waits.
@@ -126,6 +126,8 @@ type Check struct {
 	Text string `json:"text"`
 	// Alert is the rules' name for it, while it is not well.
 	Alert string `json:"alert,omitempty"`
+
+	wait time.Duration // for how long the rules want to see it
 }
 
 // Finding is something about the set-up that will hurt one day, and the mend.
@@ -162,10 +164,7 @@ func Run(ctx context.Context, cfg *config.Config, limits thresholds.Set, o Optio
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	s := &snapshot{cfg: cfg, now: o.Now(), points: map[string][]point{}, before: map[string][]point{}}
-	for _, l := range looks {
-		s.add(l)
-	}
+	s := &snapshot{cfg: cfg, now: o.Now(), looks: looks}
 	for _, l := range looks {
 		r.Components = append(r.Components, s.component(l))
 	}
@@ -188,8 +187,11 @@ func Run(ctx context.Context, cfg *config.Config, limits thresholds.Set, o Optio
 func order(name string) int { return slices.Index(collector.Names(), name) }
 
 // conclude gives every component the worst of its checks, and the whole the
-// worst of its components.
+// worst of its components. Nothing to look at is not well.
 func (r *Report) conclude() {
+	if len(r.Document().Components) == 0 {
+		r.Verdict = opstate.Unknown
+	}
 	for i := range r.Components {
 		c := &r.Components[i]
 		var bad []Check

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,7 +31,7 @@ func parse(t *testing.T, yaml string) *config.Config {
 
 func run(t *testing.T, yaml string) *Report {
 	t.Helper()
-	r, err := Run(t.Context(), parse(t, yaml), thresholds.Default(), Options{Budget: 20 * time.Second, Pause: 200 * time.Millisecond})
+	r, err := Run(t.Context(), parse(t, yaml), e2e.Thresholds(), Options{Budget: 20 * time.Second, Pause: 200 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +175,7 @@ func TestHanging(t *testing.T) {
 	if got := describe(r.Component("ollama")); got != "ollama down failing timeout" {
 		t.Error(got)
 	}
-	if c := r.Component("engine"); c.Verdict != opstate.Well || c.Figure == nil || c.Figure.Unit != "events per second" {
+	if c := r.Component("engine"); c.Verdict != opstate.Well || c.Figure == nil || c.Figure.What != "events per second" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -236,22 +235,5 @@ func TestInterrupted(t *testing.T) {
 	cancel()
 	if r, err := Run(ctx, config.Default(), thresholds.Default(), Options{}); r != nil || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, %v", r, err)
-	}
-}
-
-// What the exporter alone may write or start is left alone.
-func TestQuiet(t *testing.T) {
-	t.Parallel()
-	state := filepath.Join(t.TempDir(), "logs.json")
-	cfg := parse(t, "logs: {state_file: "+state+"}\nengine: {canary: {enabled: true}}\nollama: {canary: {enabled: true}}\n")
-	q := quiet(cfg)
-	if q.Logs.StateFile != "" || q.Engine.Canary.Enabled || q.Ollama.Canary.Enabled {
-		t.Errorf("%+v", q)
-	}
-	if cfg.Logs.StateFile != state || !cfg.Engine.Canary.Enabled {
-		t.Error("the configuration itself has changed")
-	}
-	if _, err := os.Stat(state); err == nil {
-		t.Error("the state file is written")
 	}
 }

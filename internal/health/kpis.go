@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
+	"github.com/niodoo/niodoo_exporter/internal/observe"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -98,7 +100,7 @@ type condition struct {
 	what    string
 	verdict opstate.Verdict
 	// unless leaves a series out.
-	unless func(*snapshot, point) bool
+	unless func(*snapshot, observe.Series) bool
 }
 
 func is(want float64) func(float64) bool { return func(v float64) bool { return v == want } }
@@ -155,7 +157,7 @@ func gauge(metric string, labels ...string) func(*snapshot) []measure {
 	return func(s *snapshot) []measure {
 		var out []measure
 		for _, p := range s.all(metric, labels...) {
-			out = append(out, measure{p.labels, p.value})
+			out = append(out, measure{p.Labels, p.Value})
 		}
 		return out
 	}
@@ -206,10 +208,10 @@ func ours(m func(*snapshot) []measure) func(*snapshot) []measure {
 // processingTime is what events took between the samples, or else what the
 // engine reports.
 func (s *snapshot) processingTime() []measure {
-	for _, g := range s.grown("consciousness_processing_duration_seconds") {
-		if g.count > 0 {
-			return []measure{{value: g.value / g.count}}
-		}
+	sum, ok1 := s.rate("consciousness_processing_duration_seconds_sum")
+	count, ok2 := s.rate("consciousness_processing_duration_seconds_count")
+	if ok1 && ok2 && count > 0 {
+		return []measure{{value: sum / count}}
 	}
 	return working(gauge("consciousness_processing_time_seconds"))(s)
 }
@@ -254,22 +256,13 @@ func (s *snapshot) redisMemory() []measure {
 	return []measure{{value: used / limit}}
 }
 
-// notBusy are the CPU's modes in which it does nothing; steal is time that
-// another machine had, as in the rules.
-var notBusy = []string{"idle", "iowait"}
-
 func (s *snapshot) cpuUse() []measure {
-	var busy, all float64
-	for _, g := range s.grown("host_cpu_seconds_total") {
-		all += g.value
-		if !slices.Contains(notBusy, g.labels["mode"]) {
-			busy += g.value
+	for _, l := range s.looks {
+		if v, ok := l.last.CPUUsage(l.first); ok {
+			return []measure{{value: v}}
 		}
 	}
-	if all == 0 {
-		return nil
-	}
-	return []measure{{value: busy / all}}
+	return nil
 }
 
 func (s *snapshot) memoryUse() []measure {
@@ -296,8 +289,8 @@ var ignoredPaths = regexp.MustCompile(`^/boot(/.*)?$`)
 func (s *snapshot) filesystems(f func(path string) (float64, bool)) []measure {
 	var out []measure
 	for _, p := range s.all("host_filesystem_readonly") {
-		path := p.labels["path"]
-		if p.value != 0 || ignoredPaths.MatchString(path) {
+		path := p.Labels["path"]
+		if p.Value != 0 || ignoredPaths.MatchString(path) {
 			continue
 		}
 		if v, ok := f(path); ok && !math.IsNaN(v) && !math.IsInf(v, 0) {
@@ -329,8 +322,8 @@ func (s *snapshot) inodeUse() []measure {
 func (s *snapshot) gpuMemory() []measure {
 	var out []measure
 	for _, p := range s.all("gpu_memory_used_bytes") {
-		if all, ok := s.one("gpu_memory_total_bytes", "gpu", p.labels["gpu"]); ok && all > 0 {
-			out = append(out, measure{p.labels, p.value / all})
+		if all, ok := s.one("gpu_memory_total_bytes", "gpu", p.Labels["gpu"]); ok && all > 0 {
+			out = append(out, measure{p.Labels, p.Value / all})
 		}
 	}
 	return out
@@ -357,14 +350,14 @@ func (s *snapshot) backupLimits(t thresholds.Threshold) thresholds.Threshold {
 }
 
 // isDown leaves out what is down, and is said to be so.
-func (s *snapshot) isDown(p point) bool {
-	up, _ := s.one("component_up", "component", p.labels["component"])
-	return up == 0 || !s.cfg.Required(p.labels["component"])
+func (s *snapshot) isDown(p observe.Series) bool {
+	up, _ := s.one("component_up", "component", p.Labels["component"])
+	return up == 0 || !s.cfg.Required(p.Labels["component"])
 }
 
 // loginOurFault leaves out a login that was refused to us alone, and a server
 // that is down anyway.
-func (s *snapshot) loginOurFault(point) bool {
+func (s *snapshot) loginOurFault(observe.Series) bool {
 	up, _ := s.one("component_up", "component", "postgresql")
 	for _, reason := range []string{"auth", "config", "permission"} {
 		if len(s.all("scrape_collector_failure_info", "collector", "postgresql", "reason", reason)) > 0 {
@@ -395,7 +388,7 @@ func (s *snapshot) compare(r *Report, k kpi, t thresholds.Threshold) {
 
 func (k kpi) check(m measure, t thresholds.Threshold) Check {
 	c := Check{Component: k.component, Name: k.threshold, What: k.what, Labels: m.labels, Value: m.value, Unit: t.Unit,
-		Direction: t.Direction, Target: t.Target, Warning: t.Warning, Critical: t.Critical, Judged: t.On() && !k.shown, Verdict: opstate.Well}
+		Direction: t.Direction, Target: t.Target, Warning: t.Warning, Critical: t.Critical, Judged: t.On() && !k.shown, Verdict: opstate.Well, wait: t.Duration()}
 	if t.Target != nil {
 		c.OnTarget = new(!beyond(m.value, *t.Target, t.Direction))
 	}
@@ -403,7 +396,7 @@ func (k kpi) check(m measure, t thresholds.Threshold) Check {
 	if s := subject(m.labels); s != "" {
 		what += " of " + s
 	}
-	c.Text = what + " is " + Format(m.value, t.Unit)
+	c.Text = what + " is " + humanize.Value(t.Unit, m.value)
 	switch {
 	case !c.Judged:
 	case k.critical != "" && t.Critical != nil && beyond(m.value, *t.Critical, t.Direction):
@@ -417,7 +410,7 @@ func (k kpi) check(m measure, t thresholds.Threshold) Check {
 }
 
 func limit(direction string, v float64, unit string) string {
-	return fmt.Sprintf(", %s the limit of %s", direction, Format(v, unit))
+	return fmt.Sprintf(", %s the limit of %s", direction, humanize.Value(unit, v))
 }
 
 // beyond reports whether a value is on the bad side of a limit.
@@ -434,20 +427,20 @@ func (s *snapshot) examine(r *Report, d condition) {
 		if d.unless != nil && d.unless(s, p) {
 			continue
 		}
-		name := cmp.Or(d.component, p.labels["component"], p.labels["collector"])
+		name := cmp.Or(d.component, p.Labels["component"], p.Labels["collector"])
 		c := r.Component(name)
 		if c == nil || c.State == Absent {
 			continue
 		}
-		k := Check{Component: name, Name: d.alert, What: d.what, Labels: p.labels, Value: p.value, Judged: true, Verdict: opstate.Well}
+		k := Check{Component: name, Name: d.alert, What: d.what, Labels: p.Labels, Value: p.Value, Judged: true, Verdict: opstate.Well}
 		k.Text = "well"
-		if d.bad(p.value) {
+		if d.bad(p.Value) {
 			k.Verdict, k.Alert, k.Text = d.verdict, d.alert, d.what
 			if d.alert == "ComponentNotReady" && c.State == Up {
 				c.State = NotReady
 			}
 		}
-		if s := subject(p.labels); s != "" && d.component != "" {
+		if s := subject(p.Labels); s != "" && d.component != "" {
 			k.Text = s + ": " + k.Text
 		}
 		r.Checks = append(r.Checks, k)

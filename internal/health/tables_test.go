@@ -14,10 +14,14 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/observe"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -115,9 +119,12 @@ func TestMetricsExist(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, prefix := range []string{`s.one("`, `s.sum("`, `s.all("`, `s.grown("`, `s.rate("`, `gauge("`, `since("`} {
+		for _, prefix := range []string{`s.one("`, `s.sum("`, `s.all("`, `s.rate("`, `gauge("`, `since("`} {
 			for _, part := range strings.Split(string(source), prefix)[1:] {
 				name, _, _ := strings.Cut(part, `"`)
+				if h, _, ok := strings.Cut(name, "_duration_seconds_"); ok { // a part of a histogram
+					name = h + "_duration_seconds"
+				}
 				if !strings.Contains(string(raw), `"niodoo_`+name+`"`) {
 					t.Errorf("%s: there is no niodoo_%s", file, name)
 				}
@@ -181,6 +188,9 @@ func sameShape(t *testing.T, at string, schema map[string]any, typ reflect.Type,
 	properties := schema["properties"].(map[string]any)
 	var names, required []string
 	for f := range typ.Fields() {
+		if !f.IsExported() {
+			continue
+		}
 		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 		names = append(names, name)
 		if opts == "" {
@@ -205,55 +215,83 @@ func sameShape(t *testing.T, at string, schema map[string]any, typ reflect.Type,
 	}
 }
 
-func series(values map[string]float64) []point {
-	var out []point
-	for labels, v := range values {
-		p := point{labels: map[string]string{}, value: v}
-		for pair := range strings.FieldsSeq(labels) {
-			k, v, _ := strings.Cut(pair, "=")
-			p.labels[k] = v
-		}
-		out = append(out, p)
+// metrics reads the text format; a counter ends in _total.
+func metrics(t *testing.T, at time.Time, text string) observe.Snapshot {
+	t.Helper()
+	p := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := p.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out
+	var all []*dto.MetricFamily
+	for name, f := range families {
+		if f.GetType() == dto.MetricType_UNTYPED {
+			f.Type = dto.MetricType_GAUGE.Enum()
+			for _, m := range f.Metric {
+				if v := m.GetUntyped().GetValue(); strings.HasSuffix(name, "_total") {
+					m.Counter = &dto.Counter{Value: &v}
+					f.Type = dto.MetricType_COUNTER.Enum()
+				} else {
+					m.Gauge = &dto.Gauge{Value: &v}
+				}
+			}
+		}
+		all = append(all, f)
+	}
+	return observe.Of(at, all...)
 }
 
 // KPIs that a machine under test cannot be made to show.
 func TestMeasures(t *testing.T) {
 	t.Parallel()
 	began := time.Unix(1000, 0)
-	s := &snapshot{cfg: config.Default(), now: began.Add(time.Hour), before: map[string][]point{}, points: map[string][]point{
-		"niodoo_host_cpu_seconds_total":                    series(map[string]float64{"mode=user": 13, "mode=idle": 105, "mode=iowait": 2}),
-		"niodoo_host_memory_total_bytes":                   series(map[string]float64{"": 100}),
-		"niodoo_host_memory_available_bytes":               series(map[string]float64{"": 10}),
-		"niodoo_host_filesystem_readonly":                  series(map[string]float64{"path=/": 0, "path=/cd": 1, "path=/boot/efi": 0}),
-		"niodoo_host_filesystem_size_bytes":                series(map[string]float64{"path=/": 100, "path=/cd": 100, "path=/boot/efi": 100}),
-		"niodoo_host_filesystem_free_bytes":                series(map[string]float64{"path=/": 10, "path=/cd": 0, "path=/boot/efi": 0}),
-		"niodoo_host_filesystem_avail_bytes":               series(map[string]float64{"path=/": 5, "path=/cd": 0, "path=/boot/efi": 0}),
-		"niodoo_host_filesystem_files":                     series(map[string]float64{"path=/": 0}),
-		"niodoo_host_filesystem_files_free":                series(map[string]float64{"path=/": 0}),
-		"niodoo_redis_memory_used_bytes":                   series(map[string]float64{"": 95}),
-		"niodoo_redis_memory_max_bytes":                    series(map[string]float64{"": 100}),
-		"niodoo_redis_info":                                series(map[string]float64{"maxmemory_policy=noeviction": 1}),
-		"niodoo_backup_newest_timestamp_seconds":           series(map[string]float64{"": 1000}),
-		"niodoo_backup_max_age_seconds":                    series(map[string]float64{"": 1000}),
-		"niodoo_postgresql_connections":                    series(map[string]float64{"state=active": 30, "state=idle": 64}),
-		"niodoo_postgresql_max_connections":                series(map[string]float64{"": 100}),
-		"niodoo_postgresql_reserved_connections":           series(map[string]float64{"": 3}),
-		"niodoo_consciousness_events_total":                {{value: 20, at: began.Add(2 * time.Second)}},
-		"niodoo_consciousness_processing_time_seconds":     series(map[string]float64{"": 7}),
-		"niodoo_consciousness_processing_duration_seconds": {{value: 13, count: 12, at: began.Add(time.Second)}},
-	}}
-	for i := range s.points["niodoo_host_cpu_seconds_total"] {
-		s.points["niodoo_host_cpu_seconds_total"][i].at = began.Add(time.Second)
-	}
-	s.before["niodoo_host_cpu_seconds_total"] = series(map[string]float64{"mode=user": 10, "mode=idle": 100, "mode=iowait": 0})
-	for i := range s.before["niodoo_host_cpu_seconds_total"] {
-		s.before["niodoo_host_cpu_seconds_total"][i].at = began
-	}
-	s.before["niodoo_consciousness_events_total"] = []point{{value: 10, at: began}}
-	s.before["niodoo_consciousness_processing_duration_seconds"] = []point{{value: 10, count: 10, at: began}}
-
+	s := &snapshot{cfg: config.Default(), now: began.Add(time.Hour), looks: []look{{twice: true,
+		first: metrics(t, began, `
+niodoo_host_cpu_seconds_total{mode="user"} 10
+niodoo_host_cpu_seconds_total{mode="idle"} 100
+niodoo_host_cpu_seconds_total{mode="iowait"} 0
+niodoo_consciousness_events_total 10
+# TYPE niodoo_consciousness_processing_duration_seconds histogram
+niodoo_consciousness_processing_duration_seconds_bucket{le="+Inf"} 10
+niodoo_consciousness_processing_duration_seconds_sum 10
+niodoo_consciousness_processing_duration_seconds_count 10
+`),
+		last: metrics(t, began.Add(2*time.Second), `
+niodoo_host_cpu_seconds_total{mode="user"} 13
+niodoo_host_cpu_seconds_total{mode="idle"} 105
+niodoo_host_cpu_seconds_total{mode="iowait"} 2
+niodoo_host_memory_total_bytes 100
+niodoo_host_memory_available_bytes 10
+niodoo_host_filesystem_readonly{path="/"} 0
+niodoo_host_filesystem_readonly{path="/cd"} 1
+niodoo_host_filesystem_readonly{path="/boot/efi"} 0
+niodoo_host_filesystem_size_bytes{path="/"} 100
+niodoo_host_filesystem_size_bytes{path="/cd"} 100
+niodoo_host_filesystem_size_bytes{path="/boot/efi"} 100
+niodoo_host_filesystem_free_bytes{path="/"} 10
+niodoo_host_filesystem_free_bytes{path="/cd"} 0
+niodoo_host_filesystem_free_bytes{path="/boot/efi"} 0
+niodoo_host_filesystem_avail_bytes{path="/"} 5
+niodoo_host_filesystem_avail_bytes{path="/cd"} 0
+niodoo_host_filesystem_avail_bytes{path="/boot/efi"} 0
+niodoo_host_filesystem_files{path="/"} 0
+niodoo_host_filesystem_files_free{path="/"} 0
+niodoo_redis_memory_used_bytes 95
+niodoo_redis_memory_max_bytes 100
+niodoo_redis_info{maxmemory_policy="noeviction"} 1
+niodoo_backup_newest_timestamp_seconds 1000
+niodoo_backup_max_age_seconds 1000
+niodoo_postgresql_connections{state="active"} 30
+niodoo_postgresql_connections{state="idle"} 64
+niodoo_postgresql_max_connections 100
+niodoo_postgresql_reserved_connections 3
+niodoo_consciousness_events_total 20
+niodoo_consciousness_processing_time_seconds 7
+# TYPE niodoo_consciousness_processing_duration_seconds histogram
+niodoo_consciousness_processing_duration_seconds_bucket{le="+Inf"} 12
+niodoo_consciousness_processing_duration_seconds_sum 13
+niodoo_consciousness_processing_duration_seconds_count 12
+`)}}}
 	r := &Report{Verdict: opstate.Well}
 	for _, name := range []string{"engine", "postgresql", "redis", "host", "backup"} {
 		r.Components = append(r.Components, Component{Name: name, State: Up, Verdict: opstate.Well})
@@ -269,12 +307,12 @@ func TestMeasures(t *testing.T) {
 	want := map[string]string{
 		"cpu_usage_ratio":             "CPU usage is 30 % ",
 		"memory_usage_ratio":          "memory usage is 90 %, above the limit of 85 % HighMemoryUsage",
-		"disk_usage_ratio":            "disk usage of / is 94.74 %, above the limit of 90 % DiskAlmostFull",
+		"disk_usage_ratio":            "disk usage of / is 94.7 %, above the limit of 90 % DiskAlmostFull",
 		"redis_memory_ratio":          "memory used is 95 %, above the limit of 90 % RedisMemoryNearlyFull",
-		"backup_age_seconds":          "age of the newest is 1.0 h, above the limit of 33m20s BackupOverdue",
-		"postgresql_connection_ratio": "connections used is 96.91 %, above the limit of 95 % PostgreSQLConnectionsExhausted",
+		"backup_age_seconds":          "age of the newest is 1h, above the limit of 33m20s BackupOverdue",
+		"postgresql_connection_ratio": "connections used is 96.9 %, above the limit of 95 % PostgreSQLConnectionsExhausted",
 		"events_per_second":           "events processed is 5 events per second ",
-		"processing_time_seconds":     "processing time is 1.5 s, above the limit of 1 s HighProcessingLatency",
+		"processing_time_seconds":     "processing time is 1.50 s, above the limit of 1 s HighProcessingLatency",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got\n%s", d)
@@ -305,22 +343,6 @@ func TestWorse(t *testing.T) {
 	} {
 		if !Worse(c.bad, c.good) || Worse(c.good, c.bad) || Worse(c.bad, c.bad) {
 			t.Errorf("%s and %s", c.bad, c.good)
-		}
-	}
-}
-
-func TestFormat(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		v          float64
-		unit, want string
-	}{
-		{0.9951, "ratio", "99.51 %"}, {0, "ratio", "0 %"}, {0.00042, "seconds", "420 µs"}, {0.0123, "seconds", "12.3 ms"}, {1.5, "seconds", "1.5 s"},
-		{90, "seconds", "1m30s"}, {93600, "seconds", "26.0 h"}, {864000, "seconds", "10.0 days"}, {1536, "bytes", "1.5 KiB"}, {1 << 40, "bytes", "1 TiB"},
-		{12345.6, "points", "12346 points"}, {3.14159, "", "3.142"}, {71, "celsius", "71 °C"}, {-2, "seconds", "-2 s"},
-	} {
-		if got := Format(c.v, c.unit); got != c.want {
-			t.Errorf("%g %s: got %q, want %q", c.v, c.unit, got, c.want)
 		}
 	}
 }

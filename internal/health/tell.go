@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
@@ -55,7 +56,8 @@ type Told struct {
 func (t Teller) Tell(ctx context.Context, r *Report, before opstate.HealthHistory) Told {
 	var told Told
 	now := r.Document().Finished
-	alerts := r.Alerts(t.Target, now.Add(time.Duration(runsUntilResolved*float64(t.Interval))))
+	alerts, pending := t.due(r, before, now)
+	told.notes = append(told.notes, func(h *opstate.HealthHistory) { h.Pending = pending })
 	if t.Alertmanager {
 		resolved := ended(before.Posted, alerts, now)
 		told.AlertmanagerErr = notify.PostAlerts(ctx, t.Config, append(slices.Clone(alerts), resolved...))
@@ -72,6 +74,28 @@ func (t Teller) Tell(ctx context.Context, r *Report, before opstate.HealthHistor
 		t.mail(ctx, r, alerts, before, now, &told)
 	}
 	return told
+}
+
+// due are the alerts that are to be told now: what is down at once, a value that
+// is beyond its limit once it has been for as long as the rules want. Where
+// nothing is remembered it cannot be waited for.
+func (t Teller) due(r *Report, before opstate.HealthHistory, now time.Time) ([]notify.Alert, map[string]time.Time) {
+	all, waits := r.alerts(t.Target, now.Add(time.Duration(runsUntilResolved*float64(t.Interval))))
+	var alerts []notify.Alert
+	pending := map[string]time.Time{}
+	late := t.Interval / 10 // runs are not on the dot
+	for i, a := range all {
+		key := labelSet(a.Labels).String()
+		since, known := before.Pending[key]
+		if !known {
+			since = now
+		}
+		pending[key] = since
+		if now.Sub(since)+late >= waits[i] || before.Last.Finished.IsZero() {
+			alerts = append(alerts, a)
+		}
+	}
+	return alerts, pending
 }
 
 // ended are the alerts that were posted and are over.
@@ -98,7 +122,7 @@ func (t Teller) mail(ctx context.Context, r *Report, alerts []notify.Alert, befo
 	if slices.Equal(keys, before.Mailed) && !due {
 		return
 	}
-	told.MailErr = notify.SendMail(ctx, t.Config.SMTP, t.compose(r, told.AlertmanagerErr))
+	told.MailErr = notify.SendMail(ctx, t.Config.SMTP, t.compose(r, alerts, told.AlertmanagerErr))
 	if told.MailErr == nil {
 		told.Mailed = true
 		told.notes = append(told.notes, func(h *opstate.HealthHistory) { h.Mailed, h.MailedAt = keys, now })
@@ -113,7 +137,7 @@ func labelSet(labels map[string]string) model.LabelSet {
 	return set
 }
 
-func (t Teller) compose(r *Report, alertmanagerErr error) notify.Mail {
+func (t Teller) compose(r *Report, alerts []notify.Alert, alertmanagerErr error) notify.Mail {
 	var b strings.Builder
 	fmt.Fprintf(&b, "niodooctl health on %s at %s: %s\n", t.Host, r.Started.Format(time.RFC3339), r.Verdict)
 	if alertmanagerErr != nil {
@@ -121,7 +145,7 @@ func (t Teller) compose(r *Report, alertmanagerErr error) notify.Mail {
 	}
 	b.WriteString("\n")
 	r.writeComponents(&b)
-	for _, a := range r.Alerts(nil, time.Time{}) {
+	for _, a := range alerts {
 		fmt.Fprintf(&b, "\n%s %s: %s\n  %s\n", a.Labels["priority"], a.Labels["alertname"], a.Annotations["summary"], a.Annotations["runbook_url"])
 	}
 	return notify.Mail{Subject: t.subject(r, alertmanagerErr), Text: b.String()}
@@ -198,7 +222,7 @@ func (r *Report) Summary(host string, h opstate.HealthHistory) notify.Mail {
 	for _, k := range r.Checks {
 		if k.OnTarget != nil && !*k.OnTarget {
 			off++
-			fmt.Fprintf(&b, "  %s: %s; the target is %s\n", k.Component, k.Text, Format(*k.Target, k.Unit))
+			fmt.Fprintf(&b, "  %s: %s; the target is %s\n", k.Component, k.Text, humanize.Value(k.Unit, *k.Target))
 		}
 	}
 	if off == 0 {

@@ -8,6 +8,7 @@
 package loganalysis
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -35,7 +36,7 @@ type Options struct {
 	// A line without a time belongs to the one before it.
 	Since, Until time.Time
 	// Last is how many of the last lines of each class are kept, Top how many of
-	// the most frequent messages, targets and hours.
+	// the most frequent messages, targets, durations and hours.
 	Last, Top int
 	// ClassesOnly counts the classes and nothing else.
 	ClassesOnly bool
@@ -423,7 +424,7 @@ func (w *worker) countMessage(l logscan.Line, f *facts) {
 	if len(message) == 0 && len(detail) == 0 {
 		message = l.Head
 	}
-	w.folded = fold(w.folded[:0], message)
+	w.folded = fold(w.folded[:0], bytes.TrimSpace(message))
 	if len(detail) > 0 {
 		w.folded = fold(append(w.folded, ": "...), detail)
 	}

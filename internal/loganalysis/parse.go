@@ -312,7 +312,7 @@ func (p *parser) read(b []byte, f *facts) {
 					s.role = noRole
 				}
 			case roleMessage, roleDetail:
-				if depth != 1 && !(depth == 2 && fields) {
+				if depth != 1 && (depth != 2 || !fields) {
 					s.role = noRole
 				}
 			}
@@ -468,7 +468,7 @@ func isSnake(name []byte) bool {
 			return false
 		}
 	}
-	return !(name[0] >= '0' && name[0] <= '9')
+	return name[0] < '0' || name[0] > '9'
 }
 
 // textFields looks at every `name=value` and `name: number`.

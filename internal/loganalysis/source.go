@@ -22,7 +22,7 @@ import (
 )
 
 // Stdin is the path that stands for the standard input.
-const Stdin = "-"
+const Stdin = "/dev/stdin"
 
 // Source is a log that is to be read.
 type Source struct {
@@ -147,7 +147,7 @@ type fileID struct{ device, inode uint64 }
 
 func idOf(info os.FileInfo) fileID {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return fileID{uint64(s.Dev), s.Ino}
+		return fileID{s.Dev, s.Ino}
 	}
 	return fileID{}
 }

@@ -60,7 +60,7 @@ func bench(ctx context.Context, out io.Writer, program, dir string, size int64, 
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	for _, c := range corpora {
 		path := filepath.Join(dir, c.name+".log")
 		if err := writeLog(path, func(w io.Writer) error { return c.write(w, size, c.words) }); err != nil {

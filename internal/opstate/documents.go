@@ -83,6 +83,8 @@ type HealthHistory struct {
 	Runs map[Verdict]int64 `json:"runs"`
 	// Changes are the latest, oldest first.
 	Changes []HealthChange `json:"changes"`
+	// Pending is since when each alert's condition holds, told or not yet.
+	Pending map[string]time.Time `json:"pending,omitempty"`
 	// Posted are the labels of the alerts that Alertmanager was last given.
 	Posted []map[string]string `json:"posted,omitempty"`
 	// Mailed names what the last mail told, and MailedAt is when it went out.
@@ -112,7 +114,7 @@ func (h *HealthHistory) Add(changes ...HealthChange) {
 func (HealthHistory) file() string { return "health_history.json" }
 
 func (h HealthHistory) validate() error {
-	if len(h.Changes) > maxChanges || len(h.Posted) > maxAlerts || len(h.Mailed) > maxAlerts {
+	if len(h.Changes) > maxChanges || len(h.Pending) > maxAlerts || len(h.Posted) > maxAlerts || len(h.Mailed) > maxAlerts {
 		return errors.New("the history is longer than is kept")
 	}
 	for _, c := range h.Changes {

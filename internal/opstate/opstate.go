@@ -125,7 +125,7 @@ func Decode[D Document](r io.Reader) (D, error) {
 // value; one that cannot be read is not overwritten. If change fails, or what
 // it made is not valid, the old document stays.
 func Update[D Document](ctx context.Context, dir string, change func(*D) error) error {
-	unlock, err := lock(ctx, dir)
+	unlock, err := Lock(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -175,8 +175,16 @@ func encode[D Document](d D) ([]byte, error) {
 // held for milliseconds.
 const lockRetry = 5 * time.Millisecond
 
-// lock takes the directory's lock. The system drops it when its holder dies.
-func lock(ctx context.Context, dir string) (unlock func(), err error) {
+// TryLock is [Lock] that does not wait.
+func TryLock(dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return Lock(ctx, dir)
+}
+
+// Lock takes a directory's lock, which it waits for until ctx ends; the error is
+// [ErrLocked] then. The system drops it when its holder dies.
+func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err

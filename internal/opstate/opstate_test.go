@@ -60,7 +60,7 @@ func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	roundTrip(t, Health{Finished: at, Seconds: 0.4, Verdict: Warning, Components: map[string]Verdict{"redis": Well, "engine": Failing}})
 	roundTrip(t, HealthHistory{Last: Health{Finished: at, Verdict: Well, Components: map[string]Verdict{}}, Since: at, Runs: map[Verdict]int64{Well: 3},
-		Changes: []HealthChange{{At: at, Component: "redis", From: Failing, To: Well}}, Posted: []map[string]string{{"alertname": "ServiceDown"}},
+		Changes: []HealthChange{{At: at, Component: "redis", From: Failing, To: Well}}, Posted: []map[string]string{{"alertname": "ServiceDown"}}, Pending: map[string]time.Time{"{}": at},
 		Mailed: []string{"ServiceDown redis"}, MailedAt: at})
 	roundTrip(t, maintenance())
 	roundTrip(t, Drills{Finished: at, OK: true, Recovery: 310, Backup: "niodoo_backup_20261124_020000", Succeeded: at})
@@ -251,7 +251,7 @@ func TestConcurrentUpdates(t *testing.T) {
 func TestLocked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	unlock, err := lock(t.Context(), dir)
+	unlock, err := Lock(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

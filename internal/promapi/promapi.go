@@ -45,6 +45,22 @@ func New(cfg config.HTTP) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("the url cannot be parsed") // its text may hold credentials
 	}
+	rt, err := Transport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	rt = bounded{rt}
+	client, err := api.NewClient(api.Config{Address: base.String(), RoundTripper: rt})
+	if err != nil {
+		return nil, err
+	}
+	return &Client{API: v1.NewAPI(client), base: base, http: &http.Client{Transport: rt,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+}
+
+// Transport returns what speaks to the server of an HTTP section with its
+// credentials. It keeps no connections.
+func Transport(cfg config.HTTP) (http.RoundTripper, error) {
 	c := promconfig.HTTPClientConfig{TLSConfig: promconfig.TLSConfig{
 		CAFile: cfg.TLSConfig.CAFile, CertFile: cfg.TLSConfig.CertFile, KeyFile: cfg.TLSConfig.KeyFile,
 		ServerName: cfg.TLSConfig.ServerName, InsecureSkipVerify: cfg.TLSConfig.InsecureSkipVerify,
@@ -58,17 +74,7 @@ func New(cfg config.HTTP) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	rt, err := promconfig.NewRoundTripperFromConfig(c, "niodooctl", promconfig.WithKeepAlivesDisabled())
-	if err != nil {
-		return nil, err
-	}
-	rt = bounded{rt}
-	client, err := api.NewClient(api.Config{Address: base.String(), RoundTripper: rt})
-	if err != nil {
-		return nil, err
-	}
-	return &Client{API: v1.NewAPI(client), base: base, http: &http.Client{Transport: rt,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	return promconfig.NewRoundTripperFromConfig(c, "niodooctl", promconfig.WithKeepAlivesDisabled())
 }
 
 // URL returns the server's address without credentials.
