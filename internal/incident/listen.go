@@ -378,6 +378,9 @@ func (l *Listener) work(ctx context.Context) {
 			case response:
 				o, err := l.respond.Respond(ctx, in, shared)
 				l.logOutcome(in, o, err)
+				if err != nil && o.Escalated != "" {
+					tried[in.ID] = time.Now().Add(escalationLasts)
+				}
 				if err == nil && shared == nil {
 					shared, taken = &Shared{in.ID, o.Evidence}, time.Now()
 				}
