@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// patient returns the path of thresholds that no machine exceeds, however busy
+// lenientThresholds returns the path of thresholds that no machine exceeds, however busy
 // it is, but for those of the memory.
-func patient(t *testing.T, memory string) string {
+func lenientThresholds(t *testing.T, memory string) string {
 	t.Helper()
 	raw, err := os.ReadFile("../../internal/thresholds/thresholds.json")
 	if err != nil {
@@ -43,7 +43,7 @@ const wellMemory = `"target": 0.7, "warning": 2`
 func TestReport(t *testing.T) {
 	t.Parallel()
 	cfg := simulated(t, []string{"engine", "ollama", "vllm"}, "operations: {enabled: false}\n")
-	global := []string{"--config.file=" + cfg, "--thresholds.file=" + patient(t, wellMemory)}
+	global := []string{"--config.file=" + cfg, "--thresholds.file=" + lenientThresholds(t, wellMemory)}
 	for _, c := range []struct {
 		args []string
 		want []string // lines
@@ -77,7 +77,7 @@ func TestReport(t *testing.T) {
 func TestReportWarns(t *testing.T) {
 	t.Parallel()
 	cfg := simulated(t, nil, "operations: {enabled: false}\n")
-	code, out, errs := ctl(t, "--config.file="+cfg, "--thresholds.file="+patient(t, `"target": 0.00001, "warning": 0.0001`), "report", "--interval=100ms", "-q")
+	code, out, errs := ctl(t, "--config.file="+cfg, "--thresholds.file="+lenientThresholds(t, `"target": 0.00001, "warning": 0.0001`), "report", "--interval=100ms", "-q")
 	if code != exitWarning || errs != "" || !strings.Contains(out, "memory usage") || !strings.Contains(out, "misses") || strings.Contains(out, "CPU usage") {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
