@@ -40,6 +40,8 @@ type deadMan struct {
 	// since is from when on silence counts: this program's start, or earlier if
 	// another has listened until just before. waiting is the first start of those.
 	since, waiting time.Time
+	// lately is when sources were heard, which a full disk may not know.
+	lately map[string]time.Time
 }
 
 func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now func() time.Time) *deadMan {
@@ -47,7 +49,7 @@ func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now
 	if w := set["heartbeat_seconds"].Warning; silence == 0 && w != nil {
 		silence = time.Duration(*w * float64(time.Second))
 	}
-	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), patience: writePatience, tried: map[string]time.Time{}, pending: map[string]time.Time{}}
+	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), patience: writePatience, tried: map[string]time.Time{}, pending: map[string]time.Time{}, lately: map[string]time.Time{}}
 }
 
 // alive notes a sign of life of our own.
@@ -86,6 +88,9 @@ func (d *deadMan) resume(h *opstate.Heartbeat) {
 
 // heard notes a sign of life of a source.
 func (d *deadMan) heard(ctx context.Context, source string) error {
+	d.mu.Lock()
+	d.lately[source] = d.now().UTC()
+	d.mu.Unlock()
 	return opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {
 		d.resume(h)
 		if source == opstate.Watchdog {
@@ -138,7 +143,7 @@ func (d *deadMan) askPeers(ctx context.Context) {
 func (d *deadMan) tell(ctx context.Context) {
 	h, err := opstate.Read[opstate.Heartbeat](d.dir)
 	d.mu.Lock()
-	since, waiting, resumed := d.since, d.waiting, d.resumed
+	since, waiting, resumed, lately := d.since, d.waiting, d.resumed, maps.Clone(d.lately)
 	d.mu.Unlock()
 	if err != nil || !resumed { // the round says so
 		return
@@ -148,6 +153,9 @@ func (d *deadMan) tell(ctx context.Context) {
 		last, begun := h.Peers[source], d.started
 		if source == opstate.Watchdog {
 			last, begun = h.Received, waiting
+		}
+		if lately[source].After(last) {
+			last = lately[source]
 		}
 		told := h.Told[source]
 		if p, ok := d.pending[source]; ok { // mailed already: only the disk does not know

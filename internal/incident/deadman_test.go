@@ -4,6 +4,7 @@
 package incident
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -173,6 +174,32 @@ func TestSilenceOnAFullDisk(t *testing.T) {
 	h, err := opstate.Read[opstate.Heartbeat](s.Dir)
 	if err != nil || len(h.Told) != 1 || len(mails(t, box)) != 1 || len(d.pending) != 0 {
 		t.Errorf("told %v, %v; %d mails, %v pending", h.Told, err, len(mails(t, box)), d.pending)
+	}
+}
+
+// What was heard and could not be written down was heard all the same.
+func TestHeardOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	box, cfg := mailing(t, s, "")
+	now := at
+	d := newDeadMan(cfg, thresholds.Default(), slog.New(slog.DiscardHandler), func() time.Time { return now })
+	if err := d.alive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unlock := holdLock(t, s.Dir)
+	defer unlock()
+	for range 4 {
+		now = now.Add(5 * time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := d.heard(ctx, opstate.Watchdog); err == nil {
+			t.Error("it was written down")
+		}
+		cancel()
+		d.tell(t.Context())
+	}
+	if got := mails(t, box); len(got) != 0 {
+		t.Errorf("mailed %+v", got)
 	}
 }
 
