@@ -40,7 +40,7 @@ func TestMatrix(t *testing.T) {
 	t.Parallel()
 	full := os.Getenv(fullEnv) == "full"
 	only := regexp.MustCompile(os.Getenv(onlyEnv))
-	lanes := 8
+	lanes := 6
 	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
 		lanes = n
 	}
