@@ -28,6 +28,7 @@ func init() {
 			"It exits 1 if something is missing in it, or it could not be copied, and 2 if there is no backup.",
 		setup: func(c *kingpin.CmdClause) action {
 			f := &createFlags{}
+			c.Flag("daily", "Make the daily one, which it does without a flag too.").Bool()
 			c.Flag("full", "Make the weekly one.").BoolVar(&f.full)
 			c.Flag("archive", "Make the monthly one.").BoolVar(&f.archive)
 			c.Flag("force", "Make it even if one of a higher class was just made or is due.").BoolVar(&f.force)
@@ -140,7 +141,7 @@ func (f *createFlags) run(ctx context.Context, e *env) error {
 	}
 	estimate, err := source.NewEstimate(ctx, e.cfg, newestSummary(all))
 	if err != nil {
-		return err
+		return failingError(err)
 	}
 	if f.dryRun {
 		return f.printEstimate(e, estimate)
@@ -192,7 +193,7 @@ func (f *createFlags) lock(ctx context.Context, e *env) (unlock func(), reason s
 		return unlock, "", nil
 	}
 	if !errors.Is(err, opstate.ErrLocked) {
-		return nil, "", fmt.Errorf("backup.directory: %w", err)
+		return nil, "", failingError(fmt.Errorf("backup.directory: %w", err))
 	}
 	switch r := backup.ReadRunning(dir); {
 	case r.Class == "":
