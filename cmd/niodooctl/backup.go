@@ -28,6 +28,7 @@ func init() {
 			"It exits 1 if something is missing in it, or it could not be copied, and 2 if there is no backup.",
 		setup: func(c *kingpin.CmdClause) action {
 			f := &createFlags{}
+			c.Flag("daily", "Make the daily one, which it does without a flag too.").Bool()
 			c.Flag("full", "Make the weekly one.").BoolVar(&f.full)
 			c.Flag("archive", "Make the monthly one.").BoolVar(&f.archive)
 			c.Flag("force", "Make it even if one of a higher class was just made or is due.").BoolVar(&f.force)

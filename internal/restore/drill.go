@@ -417,7 +417,7 @@ func (d *drill) redis(ctx context.Context) error {
 		return err
 	}
 	defer server.Stop()
-	client := redisServer{redis.NewClient(&redis.Options{Network: "unix", Addr: server.Socket, MaxRetries: -1, ContextTimeoutEnabled: true})}
+	client := redisServer{redis.NewClient(&redis.Options{Network: "unix", Addr: server.Socket, MaxRetries: -1, ContextTimeoutEnabled: true}), redisIdle}
 	defer client.Close()
 	if err := client.loaded(ctx); err != nil {
 		return err
@@ -474,8 +474,11 @@ func (d *drill) file(root *os.Root, name string, e backup.Entry) error {
 	if err != nil {
 		return err
 	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
 	d.report.Files++
-	if !info.Mode().IsRegular() || d.links[name] {
+	if d.links[name] { // its content was compared under its first name
 		return nil
 	}
 	f, err := root.Open(name)

@@ -27,6 +27,8 @@ const (
 	xattrRecord = "SCHILY.xattr."
 	// holeBlock is the unit in which zeros become holes of a file again.
 	holeBlock = 64 << 10
+	// removeWithin bounds the attempts to remove a directory.
+	removeWithin = 10 * time.Second
 	// maxNotes bounds what is said about single files.
 	maxNotes = 100
 )
@@ -207,19 +209,29 @@ func (t *tree) finish() error {
 func (t *tree) close() { _ = t.root.Close() }
 
 // removeTree removes a directory with all that is in it, also what its owner
-// may not change.
+// may not change. The children of a server that was killed end a moment after it,
+// and write until then: so it tries more than once.
 func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(p string, e fs.DirEntry, err error) error {
-		if e != nil && e.IsDir() {
-			_ = os.Chmod(p, 0o700)
+	for deadline := time.Now().Add(removeWithin); ; time.Sleep(50 * time.Millisecond) {
+		err := os.RemoveAll(dir)
+		switch {
+		case err == nil || time.Now().After(deadline):
+			return err
+		case errors.Is(err, fs.ErrPermission):
+			opened := false
+			_ = filepath.WalkDir(dir, func(p string, e fs.DirEntry, _ error) error {
+				if e != nil && e.IsDir() {
+					opened = os.Chmod(p, 0o700) == nil || opened
+				}
+				return nil
+			})
+			if !opened {
+				return err
+			}
+		case !errors.Is(err, unix.ENOTEMPTY):
+			return err
 		}
-		return nil
-	})
-	return os.RemoveAll(dir)
+	}
 }
 
 // owned reports whether a file is ours.

@@ -121,16 +121,16 @@ func (s *server) load(ctx context.Context, d dump, database string) (fresh strin
 		drop()
 		return "", notes, err
 	}
+	if err = s.analyze(ctx, fresh); err != nil {
+		drop()
+		return "", notes, err
+	}
 	for _, st := range about[1:] {
 		if _, err = conn.Exec(ctx, st.onDatabase(fresh).String()); err != nil {
 			err = fmt.Errorf("%.200s: %w", st.onDatabase(fresh), err)
 			drop()
 			return "", notes, err
 		}
-	}
-	if err = s.analyze(ctx, fresh); err != nil {
-		drop()
-		return "", notes, err
 	}
 	return fresh, notes, nil
 }

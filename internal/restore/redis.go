@@ -50,12 +50,16 @@ func writeRedisDir(dir string) error {
 const (
 	// redisPoll is how often a server is asked how far it is.
 	redisPoll = 50 * time.Millisecond
-	// redisIdle bounds the wait for the server to come for the data.
+	// redisIdle bounds how long the server may do nothing about the data: neither
+	// come for it, nor receive it, nor load it.
 	redisIdle = 30 * time.Second
 )
 
 // redisServer is a server that runs and is given a data set.
-type redisServer struct{ *redis.Client }
+type redisServer struct {
+	*redis.Client
+	idle time.Duration
+}
 
 // redisOptions returns how a server is reached.
 func redisOptions(c config.Redis) (*redis.Options, error) {
@@ -161,7 +165,7 @@ func (r redisServer) load(ctx context.Context, path string) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- serveRDB(l, f) }()
 	err = r.wait(ctx, served)
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), redisIdle)
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.idle)
 	defer cancel()
 	if endErr := r.Do(end, "REPLICAOF", "NO", "ONE").Err(); endErr != nil {
 		err = errors.Join(err, fmt.Errorf("redis: it still follows us; tell it REPLICAOF NO ONE: %w", endErr))
@@ -191,25 +195,27 @@ func (r redisServer) listen(ctx context.Context) (net.Listener, error) {
 
 // wait waits until the server has loaded what it was sent.
 func (r redisServer) wait(ctx context.Context, served <-chan error) error {
-	idle := time.NewTimer(redisIdle)
-	defer idle.Stop()
-	for {
-		fields, err := r.info(ctx, "replication")
+	sent := false
+	for sign := time.Now(); ; {
+		fields, err := r.info(ctx, "everything")
 		switch {
-		case err != nil && !strings.Contains(err.Error(), "LOADING"):
+		case err != nil:
 			return err
-		case err == nil && fields["master_link_status"] == "up" && fields["master_sync_in_progress"] == "0":
+		case fields["master_link_status"] == "up" && fields["master_sync_in_progress"] == "0":
 			return nil
+		case fields["master_sync_in_progress"] == "1", fields["loading"] == "1":
+			sign = time.Now()
+		case time.Since(sign) > r.idle && sent:
+			return errors.New("redis has received the data and not taken it; its log says why")
+		case time.Since(sign) > r.idle:
+			return fmt.Errorf("redis has not come for the data within %s: does a firewall keep it from this machine?", r.idle)
 		}
 		select {
 		case err := <-served:
 			if err != nil {
 				return fmt.Errorf("redis: sending the data: %w", err)
 			}
-			served = nil // it is all sent; now it loads
-			idle.Stop()
-		case <-idle.C:
-			return fmt.Errorf("redis has not come for the data within %s: does a firewall keep it from this machine?", redisIdle)
+			served, sent = nil, true
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(redisPoll):
@@ -290,6 +296,24 @@ func serveRDB(l net.Listener, f *os.File) error {
 	// It reports its position until it is no replica any more.
 	go func() { _, _ = io.Copy(io.Discard, in); conn.Close() }()
 	return nil
+}
+
+// rdbVersion returns the version of a dump's format.
+func rdbVersion(path string) (int, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	head := make([]byte, len("REDIS0011"))
+	if _, err := io.ReadFull(f, head); err != nil {
+		return 0, fmt.Errorf("%s is no dump of Redis: %w", path, err)
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(string(head), "REDIS"))
+	if err != nil {
+		return 0, fmt.Errorf("%s is no dump of Redis: it begins with %q", path, head)
+	}
+	return n, nil
 }
 
 // readCommand reads a command: an array of a few short strings.

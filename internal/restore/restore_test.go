@@ -8,15 +8,20 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,7 +64,13 @@ func (b *bench) try(err error) {
 // native makes a backup of ours an hour ago.
 func (b *bench) native(rows map[string]map[string]backup.Rows, members ...packed) backup.Summary {
 	b.Helper()
-	s := backup.Summary{Class: backup.Daily, Started: now.Add(-time.Hour), Seconds: 1, Rows: rows}
+	return b.nativeOf(backup.Summary{Rows: rows}, members...)
+}
+
+// nativeOf makes a backup that says of itself what s does.
+func (b *bench) nativeOf(s backup.Summary, members ...packed) backup.Summary {
+	b.Helper()
+	s.Class, s.Started, s.Seconds = backup.Daily, now.Add(-time.Hour), 1
 	s.Name = backup.Name(s.Started)
 	path := backup.ArchivePath(b.cfg.Backup.Directory, s.Name, false)
 	f, err := os.Create(path)
@@ -742,6 +753,31 @@ func TestRestoreRedisDirectory(t *testing.T) {
 	}
 }
 
+// A dump that a server cannot load: it says so, and goes on as a master.
+func TestRestoreRedisFails(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	rdb := bytes.Replace(b.rdbOf(1), []byte("REDIS00"), []byte("REDIS99"), 1)
+	b.native(nil, memberOf(backup.RedisMember, rdb))
+	_, c := b.startRedis()
+	b.try(c.Set(t.Context(), "live", "data", 0).Err())
+	if _, err := b.restore(Options{Force: true}); err == nil || !strings.Contains(err.Error(), "too old to load it") {
+		t.Errorf("a dump of the future: %v", err)
+	}
+	if v := c.Get(t.Context(), "live").Val(); v != "data" {
+		t.Errorf("live data is lost: %q", v)
+	}
+	c.idle = time.Second
+	path := filepath.Join(t.TempDir(), "x.rdb")
+	b.try(os.WriteFile(path, rdb, 0o600))
+	if err := c.load(t.Context(), path); err == nil || !strings.Contains(err.Error(), "not taken it") {
+		t.Errorf("it was loaded all the same: %v", err)
+	}
+	if fields, err := c.info(t.Context(), "replication"); err != nil || fields["role"] != "master" {
+		t.Errorf("its role is %s, %v", fields["role"], err)
+	}
+}
+
 func TestRestoreRedisRefused(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -755,5 +791,88 @@ func TestRestoreRedisRefused(t *testing.T) {
 	b.startRedis("cluster-enabled yes")
 	if _, err := b.restore(Options{Force: true}); err == nil || !strings.Contains(err.Error(), "cluster") {
 		t.Errorf("a cluster: %v", err)
+	}
+}
+
+// fakeQdrant keeps collections' points as the content of their snapshots.
+type fakeQdrant struct {
+	testing.TB
+	mu        sync.Mutex
+	points    map[string]string // content: one point a byte
+	snapshots map[string]string
+}
+
+func (q *fakeQdrant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	answer := func(result any) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"result": result, "status": "ok", "time": 0.001})
+	}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	switch {
+	case r.Header.Get("api-key") != "k":
+		http.Error(w, "Invalid API key or JWT", http.StatusUnauthorized)
+	case r.Method == http.MethodGet && len(parts) == 1:
+		list := []map[string]string{}
+		for name := range q.points {
+			list = append(list, map[string]string{"name": name})
+		}
+		answer(map[string]any{"collections": list})
+	case r.Method == http.MethodGet && len(parts) == 2:
+		answer(map[string]any{"points_count": len(q.points[parts[1]])})
+	case r.Method == http.MethodPost && len(parts) == 3:
+		name := parts[1] + "-1-2026-11-25.snapshot"
+		q.snapshots[name] = q.points[parts[1]]
+		answer(map[string]any{"name": name, "size": len(q.points[parts[1]])})
+	case r.Method == http.MethodPost && len(parts) == 4 && parts[3] == "upload":
+		f, _, err := r.FormFile("snapshot")
+		if err != nil || r.ContentLength < 0 || r.URL.Query().Get("priority") != "snapshot" || r.URL.Query().Get("wait") != "true" {
+			http.Error(w, "Format error in Form", http.StatusBadRequest)
+			return
+		}
+		raw, _ := io.ReadAll(f)
+		if fmt.Sprintf("%x", sha256.Sum256(raw)) != r.URL.Query().Get("checksum") {
+			http.Error(w, "Snapshot checksum mismatch", http.StatusBadRequest)
+			return
+		}
+		q.points[parts[1]] = string(raw)
+		answer(true)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+func TestRestoreQdrant(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	q := &fakeQdrant{TB: t, points: map[string]string{"ex periences": "live", "other": "o"}, snapshots: map[string]string{}}
+	server := httptest.NewServer(q)
+	defer server.Close()
+	key := filepath.Join(t.TempDir(), "key")
+	b.try(os.WriteFile(key, []byte("k\n"), 0o600))
+	b.cfg.Qdrant.URL, b.cfg.Qdrant.APIKeyFile = server.URL, config.SecretFile(key)
+	b.native(nil, memberOf(backup.QdrantDir+"ex periences.snapshot", []byte("six \x00s")), memberOf(backup.QdrantDir+"failures.snapshot", []byte("abc")))
+	if _, err := b.restore(Options{}); !errors.Is(err, ErrLive) || !strings.Contains(err.Error(), "ex periences with 4 points") {
+		t.Errorf("over live points: %v", err)
+	}
+	if q.points["ex periences"] != "live" || len(q.snapshots) > 0 {
+		t.Errorf("live points were touched: %v", q.points)
+	}
+	done, err := b.restore(Options{Force: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string]string{"ex periences": "six \x00s", "failures": "abc", "other": "o"}, q.points); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(map[string]string{"ex periences-1-2026-11-25.snapshot": "live"}, q.snapshots); d != "" {
+		t.Errorf("what was there is not kept: %s", d)
+	}
+	if notes := strings.Join(done[0].Notes, "\n"); !strings.Contains(notes, "ex periences-1-2026-11-25.snapshot") || !strings.Contains(notes, "failures has 3 points now") {
+		t.Errorf("the notes are %s", notes)
+	}
+	b.cfg.Qdrant.APIKeyFile = ""
+	if _, err := b.restore(Options{Force: true}); err == nil || !strings.Contains(err.Error(), "Invalid API key") {
+		t.Errorf("without the key: %v", err)
 	}
 }

@@ -191,7 +191,7 @@ func newDataset(cfg *config.Config, scratch, id string) (*dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &dataset{staged: staged{dir: filepath.Join(scratch, Redis)}, cfg: cfg.Redis, server: redisServer{redis.NewClient(opts)},
+	return &dataset{staged: staged{dir: filepath.Join(scratch, Redis)}, cfg: cfg.Redis, server: redisServer{redis.NewClient(opts), redisIdle},
 		before: filepath.Join(cfg.Backup.Directory, "redis_before_"+id+".rdb")}, nil
 }
 
@@ -214,10 +214,19 @@ func (d *dataset) plan(ctx context.Context) (Step, error) {
 }
 
 func (d *dataset) prepare(ctx context.Context) error {
-	if !d.live {
-		return nil
+	dump, err := rdbVersion(d.path(backup.RedisMember))
+	if err != nil || !d.live {
+		return err
 	}
-	return atomicfile.Create(d.before, 0o600, func(w io.Writer) error { return source.DumpRedis(ctx, d.cfg, w) })
+	if err := atomicfile.Create(d.before, 0o600, func(w io.Writer) error { return source.DumpRedis(ctx, d.cfg, w) }); err != nil {
+		return err
+	}
+	// One that is too old would throw away what it has and then fail.
+	own, err := rdbVersion(d.before)
+	if err == nil && dump > own {
+		err = fmt.Errorf("the dump's format is %d, and this Redis writes %d: it is too old to load it", dump, own)
+	}
+	return err
 }
 
 func (d *dataset) commit(ctx context.Context) ([]string, error) {
