@@ -31,7 +31,8 @@ const (
 	enginePatience = time.Second
 	// engineAskAgain is how long an endpoint that the engine does not have is left alone.
 	engineAskAgain = 10 * time.Minute
-	// engineTryOther is after how many failures of an endpoint in a row its other path is tried.
+	// engineTryOther is after how many failures of an endpoint in a row its other
+	// path is tried, as long as none has answered.
 	engineTryOther = 4
 )
 
@@ -359,7 +360,9 @@ func (ep *engineEndpoint) ask(ctx context.Context, c *httpClient, now time.Time,
 				return answer, nil
 			}
 			ep.err = err
-			if ep.failures++; ep.failures%engineTryOther == 0 {
+			// A path that has answered is the engine's own until it says that it is
+			// not there: the other may know less, and would be kept after the outage.
+			if ep.failures++; !ep.found && ep.failures%engineTryOther == 0 {
 				ep.next()
 			}
 			return nil, err

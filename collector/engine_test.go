@@ -609,6 +609,30 @@ func TestEngineEndpointFailing(t *testing.T) {
 	}
 }
 
+// A path that has answered is asked again after any outage, however long: the
+// other one may know less.
+func TestEngineEndpointAfterAnOutage(t *testing.T) {
+	f := engineServe(t, engineDialects["rest"])
+	f.set("/metrics", engineFakeAnswer{200, "text/plain; version=0.0.4", "requests_total 1\n"})
+	ep, ask := engineEndpointOn(t, f, false)
+	now := time.Now()
+	if err := ask(now); err != nil {
+		t.Fatal(err)
+	}
+	f.set("/metrics", engineFakeAnswer{401, engineJSON, "{}"})
+	f.set("/api/v1/metrics", engineFakeAnswer{401, engineJSON, "{}"})
+	for outage := 1; outage <= engineTryOther+1; outage++ {
+		if err := ask(now); classify(err) != ReasonAuth {
+			t.Errorf("got %v", err)
+		}
+	}
+	f.set("/metrics", engineFakeAnswer{200, "text/plain; version=0.0.4", "requests_total 2\n"})
+	f.set("/api/v1/metrics", engineFakeAnswer{200, engineJSON, engineRESTMetrics})
+	if err := ask(now); err != nil || ep.paths[ep.at] != "/metrics" {
+		t.Errorf("%v; the endpoint is %+v", err, ep)
+	}
+}
+
 func TestEngineToken(t *testing.T) {
 	f := engineServe(t, engineDialects["rest"])
 	f.token = "s3cret"

@@ -176,7 +176,25 @@ func (e *exporter) start(args ...string) error {
 			}
 		}
 	}()
+	e.awaitListening(r)
 	return nil
+}
+
+// awaitListening waits until the program listens, has ended, or 10 s are over:
+// one that is told to reload before that would end.
+func (e *exporter) awaitListening(r *exporterRun) {
+	address := strings.TrimPrefix(e.url, "http://")
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+			c.Close()
+			return
+		}
+		select {
+		case <-r.exited:
+			return
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // stop ends the program in order, and by force if that takes over 10 s.

@@ -103,8 +103,8 @@ var postgresFaults = []labFault{
 
 // wireFaults are those of the way to PostgreSQL.
 var wireFaults = []labFault{
-	{"postgresql-slow", "postgresql", "Every answer of PostgreSQL takes 0.2 s longer on its way.", func(_ context.Context, l *lab) (func() error, error) {
-		l.wire.delay.Store(int64(200 * time.Millisecond))
+	{"postgresql-slow", "postgresql", "Every answer of PostgreSQL takes 0.11 s longer on its way.", func(_ context.Context, l *lab) (func() error, error) {
+		l.wire.delay.Store(int64(110 * time.Millisecond))
 		return func() error { l.wire.delay.Store(0); return nil }, nil
 	}},
 }

@@ -72,7 +72,9 @@ var redisFaults = []labFault{
 			return errors.Join(err, l.killRedisChild(ctx), c.ConfigSet(ctx, "rdb-key-save-delay", "0").Err())
 		})
 		return func() error {
-			return l.withRedis(l.ctx, func(c *redis.Client) error { return c.BgSave(l.ctx).Err() })
+			return l.withRedis(l.ctx, func(c *redis.Client) error {
+				return again(l.ctx, func() error { return c.BgSave(l.ctx).Err() }) // the server may not have noticed the death yet
+			})
 		}, err
 	}},
 	{"redis-clients-refused", "redis", "Redis has as many clients as it may have and refuses more, five a second.", func(ctx context.Context, l *lab) (func() error, error) {

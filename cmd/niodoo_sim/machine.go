@@ -250,7 +250,9 @@ var diskFaults = []labFault{
 		l.work.Go(func() {
 			every(ctx, 250*time.Millisecond, func(context.Context) { _ = appendTo(filepath.Join(l.machine.disk, "growing"), 4<<10) })
 		})
-		return func() error { return errors.Join(end(), os.Remove(filepath.Join(l.machine.disk, "growing"))) }, err
+		return func() error {
+			return errors.Join(end(), unless(os.Remove(filepath.Join(l.machine.disk, "growing")), os.ErrNotExist))
+		}, err
 	}},
 	{"host-inodes-gone", "host", "96 % of the files that the disk can hold are there.", func(_ context.Context, l *lab) (func() error, error) {
 		dir := filepath.Join(l.machine.disk, "many")
@@ -273,11 +275,16 @@ var diskFaults = []labFault{
 	}},
 }
 
-// fillDisk fills a share of the disk.
+// fillDisk fills the disk to a share, if it is not fuller already.
 func fillDisk(share float64) func(context.Context, *lab) (func() error, error) {
 	return func(_ context.Context, l *lab) (func() error, error) {
 		path := filepath.Join(l.machine.disk, fmt.Sprintf("filling-%.0f", 100*share))
-		return func() error { return os.Remove(path) }, appendTo(path, int(share*diskSize))
+		var st unix.Statfs_t
+		if err := unix.Statfs(l.machine.disk, &st); err != nil {
+			return nil, err
+		}
+		used := float64(st.Blocks-st.Bfree) * float64(st.Frsize)
+		return func() error { return os.Remove(path) }, appendTo(path, max(0, int(share*diskSize-used)))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -397,6 +398,68 @@ func TestDemoFaults(t *testing.T) {
 		try("postgresql", "hanging", 0, "timeout")
 	}
 
+	if err := p.end(os.Interrupt.(syscall.Signal)); err != nil {
+		t.Errorf("it ended with %v:\n%s%s", err, p.output.String(), p.stderr.String())
+	}
+	if left := p.leftBehind(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestLaboratory injects every fault of what is not simulated, one after the
+// other and then all that can be together, and lifts them: all is well again.
+func TestLaboratory(t *testing.T) {
+	t.Parallel()
+	p := launch(t, "demo", "--machine", "--exporter="+buildExporter(t), "--exporter-address=127.0.0.1:0")
+	metrics := p.until(`^  metrics +(\S+)$`)[1]
+	control := p.until(`^  faults +curl (\S+)$`)[1]
+	p.until(`^Ctrl-C`)
+	var known []struct{ Name string }
+	if status, body := fetch(t, "GET", control); status != 200 || json.Unmarshal([]byte(body), &known) != nil {
+		t.Fatalf("%d %s", status, body)
+	}
+	set := func(method, name string) {
+		t.Helper()
+		if status, body := fetch(t, method, control+"/"+name); status != 200 {
+			t.Errorf("%s %s: %d %s", method, name, status, body)
+		}
+	}
+	well := func() {
+		t.Helper()
+		await(t, "all is well", func() bool {
+			res, err := http.Get(metrics)
+			if err != nil {
+				return false // the exporter has just been started again
+			}
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			wrong := regexp.MustCompile(`(?m)^(niodoo_component_up.* 0|niodoo_scrape_collector_failure_info.*)$`).FindAllString(string(body), -1)
+			return err == nil && res.StatusCode == 200 && len(wrong) == 0
+		})
+	}
+	real := labFaults(nil)
+	real = slices.DeleteFunc(real, func(f sim.Fault) bool {
+		return !slices.ContainsFunc(known, func(k struct{ Name string }) bool { return k.Name == f.Name })
+	})
+	if len(real) < 40 {
+		t.Fatalf("only %d faults", len(real))
+	}
+	for _, f := range real {
+		set("PUT", f.Name)
+		set("DELETE", f.Name)
+	}
+	well()
+	// A server that is gone or hangs, or a directory, cannot be changed as well.
+	together := slices.DeleteFunc(real, func(f sim.Fault) bool {
+		return slices.Contains([]string{"postgresql", "redis", "backup", "exporter"}, f.Component) || f.Name == "host-disk-failing" || f.Name == "host-read-only"
+	})
+	for _, f := range together {
+		set("PUT", f.Name)
+	}
+	for _, f := range together {
+		set("DELETE", f.Name)
+	}
+	well()
 	if err := p.end(os.Interrupt.(syscall.Signal)); err != nil {
 		t.Errorf("it ended with %v:\n%s%s", err, p.output.String(), p.stderr.String())
 	}

@@ -141,7 +141,7 @@ func (f *createFlags) run(ctx context.Context, e *env) error {
 	}
 	estimate, err := source.NewEstimate(ctx, e.cfg, newestSummary(all))
 	if err != nil {
-		return err
+		return failingError(err)
 	}
 	if f.dryRun {
 		return f.printEstimate(e, estimate)
@@ -193,7 +193,7 @@ func (f *createFlags) lock(ctx context.Context, e *env) (unlock func(), reason s
 		return unlock, "", nil
 	}
 	if !errors.Is(err, opstate.ErrLocked) {
-		return nil, "", fmt.Errorf("backup.directory: %w", err)
+		return nil, "", failingError(fmt.Errorf("backup.directory: %w", err))
 	}
 	switch r := backup.ReadRunning(dir); {
 	case r.Class == "":

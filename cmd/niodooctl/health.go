@@ -70,7 +70,9 @@ func (f *healthFlags) run(ctx context.Context, e *env) error {
 	if f.timeout <= 0 || f.interval <= 0 {
 		return usageError("--timeout and --interval must be more than 0")
 	}
+	p := e.progress("looking", -1, false)
 	r, err := health.Run(ctx, e.cfg, e.thresholds, health.Options{Budget: f.timeout, Logger: e.logger, Now: e.now})
+	p.done()
 	if err != nil {
 		return err
 	}
@@ -83,14 +85,21 @@ func (f *healthFlags) run(ctx context.Context, e *env) error {
 	if historyErr == nil {
 		historyErr = r.Remember(ctx, e.cfg.Operations.StateDir, told, f.summary)
 	}
-	if !noStateYet(e.cfg, historyErr) {
+	switch {
+	case historyErr == nil, noStateYet(e.cfg, historyErr):
+	case f.scheduled():
 		problems = append(problems, historyErr)
+	case !e.quiet: // whoever just looks may not be one who may write there
+		fmt.Fprintf(e.stderr, "niodooctl: this run is not remembered: %v\n", historyErr)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return f.end(e, r, told, errors.Join(problems...))
 }
+
+// scheduled reports whether the run is one of those that come regularly.
+func (f *healthFlags) scheduled() bool { return f.notify != "" || f.summary }
 
 // noStateYet reports whether the default state directory is not there: nobody
 // has asked for anything to be remembered.
@@ -169,7 +178,7 @@ func (f *healthFlags) tell(ctx context.Context, t health.Teller, r *health.Repor
 func (f *healthFlags) log(r *health.Report) error {
 	path := f.logFile
 	if path == "" {
-		if f.notify == "" && !f.summary {
+		if !f.scheduled() {
 			return nil
 		}
 		if _, err := os.Stat(filepath.Dir(healthLog)); err != nil {
@@ -236,13 +245,13 @@ func sentence(r *health.Report) string {
 	if n == 0 {
 		return "nothing was looked at: the configuration enables nothing that is there"
 	}
-	text := fmt.Sprintf("%d of %d well", len(bad[opstate.Well]), n)
+	parts := []string{fmt.Sprintf("%d of %d well", len(bad[opstate.Well]), n)}
 	for _, v := range []opstate.Verdict{opstate.Failing, opstate.Unknown, opstate.Warning} {
 		if len(bad[v]) > 0 {
-			text += fmt.Sprintf("; %s: %s", v, strings.Join(bad[v], ", "))
+			parts = append(parts, string(v)+": "+strings.Join(bad[v], ", "))
 		}
 	}
-	return text
+	return strings.Join(parts, "; ")
 }
 
 func printChecks(e *env, r *health.Report) {
@@ -257,7 +266,10 @@ func printChecks(e *env, r *health.Report) {
 			}
 			return humanize.Value(k.Unit, *v)
 		}
-		value := humanize.Value(k.Unit, k.Value)
+		value := "-"
+		if k.Direction != "" {
+			value = humanize.Value(k.Unit, k.Value)
+		}
 		result := e.coloured(k.Verdict, string(k.Verdict))
 		switch {
 		case k.Verdict == opstate.Well && k.OnTarget != nil && !*k.OnTarget:

@@ -194,7 +194,7 @@ func TestHealthFallbackMail(t *testing.T) {
 	}
 	am.Kill()
 	for range 2 {
-		if r := health(exitFailing); !strings.Contains(r.errOut, "connection refused") {
+		if r := health(exitFailing); !strings.Contains(r.errOut, "posting alerts") {
 			t.Errorf("Alertmanager's death is not told: %q", r.errOut)
 		}
 	}
@@ -205,7 +205,7 @@ func TestHealthFallbackMail(t *testing.T) {
 	if err := redis.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	health(exitUnknown) // all is well, and nobody could be told
+	health(exitUnknown) // all is well, and Alertmanager could not be told
 	if mails = relay.Messages(); len(mails) != 2 || strings.Contains(mails[1].Raw, "ServiceDown") {
 		t.Errorf("%d mails, the last: %s", len(mails), mails[len(mails)-1].Raw)
 	}

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,7 +54,7 @@ type logsAnalyze struct {
 
 // Limits of what is kept in memory.
 const (
-	maxLast = 1000
+	maxLast = 250
 	maxTop  = 250
 )
 
@@ -83,6 +84,8 @@ func (l *logsAnalyze) run(ctx context.Context, e *env) error {
 			return fmt.Errorf("no file matches logs.paths, %s; name files, or mend the configuration", strings.Join(e.cfg.Logs.Paths, " "))
 		}
 	}
+	// What is kept is bounded; so is, then, what is not yet collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	p := e.progress("reading logs", loganalysis.Size(o.Sources), true)
 	o.Read = p.add
 	r, err := loganalysis.Analyze(ctx, o)

@@ -335,7 +335,7 @@ func TestAddFillsUp(t *testing.T) {
 func TestVerifyFlips(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := archive(t, dir, testMembers()[:8])
+	s := archive(t, dir, slices.Delete(testMembers()[:8], 3, 4)) // without the one of 2 MiB, for speed
 	path := ArchivePath(dir, s.Name, false)
 	whole, err := os.ReadFile(path)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -609,4 +611,22 @@ func TestDatabases(t *testing.T) {
 	defer stack.Close()
 	r := examine(t, Options{Config: cfg, Snapshot: stack.Look(context.Background(), nil)})
 	wantFinding(t, r, "databases", Note, "databases gitea", "besides niodoo")
+}
+
+// A Prometheus older than 3.0 has no /api/v1/parse_query: what needs it is not looked at.
+func TestOldPrometheus(t *testing.T) {
+	t.Parallel()
+	const group = `{"status":"success","data":{"groups":[{"name":"g","file":"old.yml","interval":15,"rules":[` +
+		`{"state":"inactive","name":"Old","query":"up == 0","duration":60,"labels":{"severity":"warning"},"annotations":{},"alerts":[],"health":"err","lastError":"many-to-many","type":"alerting"}]}]}}`
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/rules", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, group) })
+	s := httptest.NewServer(mux)
+	defer s.Close()
+	r := examine(t, Options{Config: parsed(t, off+"prometheus: {url: \""+s.URL+"\"}\n")})
+	wantFinding(t, r, "rules", Failing, "rule Old in old.yml", "it cannot be evaluated: many-to-many")
+	if !slices.ContainsFunc(r.NotLookedAt, func(n Skipped) bool {
+		return n.Check == "no-data" && n.Expected && strings.Contains(n.Why, "older than 3.0")
+	}) {
+		t.Errorf("%+v", r.NotLookedAt)
+	}
 }

@@ -57,7 +57,7 @@ var matrix = []proof{
 	{faults: "engine-unhealthy", fires: "ConsciousnessEngineDown"},
 	{faults: "engine-401", fires: "NiodooCollectorFailing"},
 	{faults: "engine-429", fires: "NiodooCollectorFailing"},
-	{faults: "engine-statistics-hanging", fires: "NiodooCollectorFailing NiodooScrapeSlow", may: "KPIAbsent"},
+	{faults: "engine-statistics-hanging", fires: "NiodooCollectorFailing NiodooScrapeSlow"},
 	{faults: "engine-crash-loop", fires: "ComponentFlapping", may: "EngineRestarting", flags: "--flap-period=1500ms"},
 	{faults: "engine-restarting", fires: "EngineRestarting", may: "ComponentFlapping", flags: "--flap-period=4s"},
 	{faults: "engine-part-unhealthy", fires: "EngineDegraded", short: true},

@@ -40,7 +40,7 @@ func TestMatrix(t *testing.T) {
 	t.Parallel()
 	full := os.Getenv(fullEnv) == "full"
 	only := regexp.MustCompile(os.Getenv(onlyEnv))
-	lanes := 8
+	lanes := 6
 	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
 		lanes = n
 	}
@@ -64,8 +64,6 @@ func TestMatrix(t *testing.T) {
 	for _, p := range m.all(again, max(1, lanes/4), 2) {
 		t.Errorf("%s: %s", p.faults, strings.Join(m.results[p.faults].Failures, "; "))
 	}
-	results := m.results
-
 	for _, n := range c.inbox.about("well") {
 		t.Errorf("the stack that is well was in the news: %+v", n)
 	}
@@ -75,11 +73,8 @@ func TestMatrix(t *testing.T) {
 	}
 	c.inbox.mu.Unlock()
 	c.healthy(t)
-	ordered := slices.SortedFunc(maps.Values(results), func(a, b result) int { return matrixIndex(a.Fault) - matrixIndex(b.Fault) })
+	ordered := slices.SortedFunc(maps.Values(m.results), func(a, b result) int { return matrixIndex(a.Fault) - matrixIndex(b.Fault) })
 	t.Log(summarize(ordered).String())
-	if path := os.Getenv(matrixEnv); path != "" {
-		writeMatrix(t, path, ordered)
-	}
 }
 
 func matrixIndex(faults string) int {
@@ -123,6 +118,7 @@ func (m *run) all(todo []proof, lanes, attempt int) []proof {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.results[p.faults] = r
+			m.write() // a run that is interrupted has something to show
 			if !r.OK {
 				failed = append(failed, p)
 			}
@@ -130,6 +126,13 @@ func (m *run) all(todo []proof, lanes, attempt int) []proof {
 	}
 	wg.Wait()
 	return failed
+}
+
+// write writes the table, if one is asked for. The caller holds the lock.
+func (m *run) write() {
+	if path := os.Getenv(matrixEnv); path != "" {
+		writeMatrix(m.T, path, slices.Collect(maps.Values(m.results)))
+	}
 }
 
 // try tries a proof in a goroutine of its own, which a fatal failure ends.

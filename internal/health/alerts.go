@@ -112,7 +112,11 @@ func (r *Report) alerts(target map[string]string, ends time.Time) (out []notify.
 		default:
 			continue
 		}
-		out = append(out, alert(name, c.Name, summary, c.Reason+": "+c.Error, target, r.Started, ends))
+		a := alert(name, c.Name, summary, c.Reason+": "+c.Error, target, r.Started, ends)
+		if name == "NiodooCollectorFailing" {
+			a.Labels["collector"] = c.Name
+		}
+		out = append(out, a)
 		waits = append(waits, 0)
 	}
 	for _, k := range r.Checks {

@@ -50,13 +50,13 @@ func (s *snapshot) component(l look) Component {
 		c.Response = &v
 	}
 	if p := s.all("component_info", "component", l.name); len(p) > 0 {
-		c.Version = p[0].Labels["version"]
+		c.Version = oneLine(p[0].Labels["version"])
 	}
 	c.Required = !c.Local && s.cfg.Required(l.name)
 	up, _ := s.one("component_up", "component", l.name)
 	failure := l.last.Failed(l.name)
 	if failure != nil {
-		c.Reason, c.Error = string(failure.Reason), failure.Err.Error()
+		c.Reason, c.Error = string(failure.Reason), oneLine(failure.Err.Error())
 	}
 	c.State, c.Verdict = s.state(c, failure, up == 1)
 	if failure != nil && c.State != Absent {

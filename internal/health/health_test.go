@@ -153,6 +153,30 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// A container is not well once its checks have failed.
+func TestContainers(t *testing.T) {
+	t.Parallel()
+	s, err := sim.New(sim.Options{Seed: 1, Age: 26 * time.Hour, Only: []string{"docker"}, DockerSocket: filepath.Join(t.TempDir(), "docker.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	cfg := s.Config()
+	for _, name := range []string{"engine", "postgresql", "redis", "ollama", "qdrant", "prometheus", "grafana", "host", "logs", "backup", "operations"} {
+		cfg += sim.Section(name, map[string]any{"enabled": false})
+	}
+	if err := s.Inject("docker-container-unhealthy"); err != nil {
+		t.Fatal(err)
+	}
+	e2e.Await(t, "the container is not healthy", func() error {
+		c := run(t, cfg).Component("docker")
+		if got := describe(c); got != "docker up warning " || len(c.Why) != 1 || !strings.HasSuffix(c.Why[0], "engine-1: the container is not healthy") {
+			return fmt.Errorf("%s %q", got, c.Why)
+		}
+		return nil
+	})
+}
+
 // Something that hangs is a timeout within the budget, and costs the others nothing.
 func TestHanging(t *testing.T) {
 	t.Parallel()

@@ -128,7 +128,8 @@ var conditions = []condition{
 	{alert: "AlertmanagerConfigReloadFailed", component: "alertmanager", metric: "alertmanager_config_last_reload_successful", bad: is(0),
 		what: "it runs on an old configuration: the last one is refused", verdict: opstate.Warning},
 	{alert: "AlertmanagerPeersFailed", component: "alertmanager", metric: "alertmanager_cluster_failed_peers", bad: positive, what: "peers have failed", verdict: opstate.Warning},
-	{alert: "ContainerUnhealthy", component: "docker", metric: "docker_container_healthy", bad: is(0), what: "the container is not healthy", verdict: opstate.Warning},
+	{alert: "ContainerUnhealthy", component: "docker", metric: "docker_container_healthy", bad: is(0), what: "the container is not healthy", verdict: opstate.Warning,
+		unless: (*snapshot).isStarting},
 	{alert: "FilesystemStuck", component: "host", metric: "host_filesystem_stuck", bad: is(1), what: "the file system does not answer", verdict: opstate.Warning},
 	{alert: "GPULost", component: "gpu", metric: "gpu_lost", bad: positive, what: "a card is lost", verdict: opstate.Warning},
 	{alert: "BackupMissing", component: "backup", metric: "backup_backups", bad: is(0), what: "there is no good backup", verdict: opstate.Warning},
@@ -355,6 +356,15 @@ func (s *snapshot) isDown(p observe.Series) bool {
 	return up == 0 || !s.cfg.Required(p.Labels["component"])
 }
 
+// isStarting leaves out a container that does not run, or whose checks have not
+// failed yet.
+func (s *snapshot) isStarting(p observe.Series) bool {
+	name := p.Labels["container"]
+	running, _ := s.one("docker_container_running", "container", name)
+	failures, _ := s.one("docker_container_health_consecutive_failures", "container", name)
+	return running != 1 || failures == 0
+}
+
 // loginOurFault leaves out a login that was refused to us alone, and a server
 // that is down anyway.
 func (s *snapshot) loginOurFault(observe.Series) bool {
@@ -431,6 +441,9 @@ func (s *snapshot) examine(r *Report, d condition) {
 		c := r.Component(name)
 		if c == nil || c.State == Absent {
 			continue
+		}
+		for i := 0; i < len(d.labels); i += 2 { // the same for all
+			delete(p.Labels, d.labels[i])
 		}
 		k := Check{Component: name, Name: d.alert, What: d.what, Labels: p.Labels, Value: p.Value, Judged: true, Verdict: opstate.Well}
 		k.Text = "well"

@@ -6,10 +6,12 @@ package health
 import (
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/niodoo/niodoo_exporter/collector"
 	"github.com/niodoo/niodoo_exporter/internal/config"
@@ -88,13 +90,13 @@ type snapshot struct {
 	looks []look
 }
 
-// all returns the series of a metric that have these labels.
+// all returns the series of a metric that have these labels and a number.
 func (s *snapshot) all(metric string, labels ...string) []observe.Series {
 	var out []observe.Series
 	for _, l := range s.looks {
 		out = append(out, l.last.Series("niodoo_"+metric, labels...)...)
 	}
-	return out
+	return slices.DeleteFunc(out, func(o observe.Series) bool { return math.IsNaN(o.Value) || math.IsInf(o.Value, 0) })
 }
 
 // one returns the value of a metric's first series.
@@ -133,7 +135,12 @@ func subject(labels map[string]string) string {
 			values = append(values, labels[k])
 		}
 	}
-	return strings.Join(values, ", ")
+	return oneLine(strings.Join(values, ", "))
+}
+
+// oneLine makes a text that came from elsewhere fit for a line of a terminal.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == ' ' }), " ")
 }
 
 // Subject is what a check is of, where there are several: a path, a model.

@@ -307,10 +307,10 @@ niodoo_consciousness_processing_duration_seconds_count 12
 	want := map[string]string{
 		"cpu_usage_ratio":             "CPU usage is 30 % ",
 		"memory_usage_ratio":          "memory usage is 90 %, above the limit of 85 % HighMemoryUsage",
-		"disk_usage_ratio":            "disk usage of / is 94.7 %, above the limit of 90 % DiskAlmostFull",
+		"disk_usage_ratio":            "disk usage of / is 94.74 %, above the limit of 90 % DiskAlmostFull",
 		"redis_memory_ratio":          "memory used is 95 %, above the limit of 90 % RedisMemoryNearlyFull",
 		"backup_age_seconds":          "age of the newest is 1h, above the limit of 33m20s BackupOverdue",
-		"postgresql_connection_ratio": "connections used is 96.9 %, above the limit of 95 % PostgreSQLConnectionsExhausted",
+		"postgresql_connection_ratio": "connections used is 96.91 %, above the limit of 95 % PostgreSQLConnectionsExhausted",
 		"events_per_second":           "events processed is 5 events per second ",
 		"processing_time_seconds":     "processing time is 1.50 s, above the limit of 1 s HighProcessingLatency",
 	}

@@ -72,6 +72,8 @@ func (t Teller) Tell(ctx context.Context, r *Report, before opstate.HealthHistor
 	}
 	if t.Email || told.AlertmanagerErr != nil && t.Config.SMTP.Smarthost != "" {
 		t.mail(ctx, r, alerts, before, now, &told)
+	} else { // Alertmanager has taken over from mail
+		told.notes = append(told.notes, func(h *opstate.HealthHistory) { h.Mailed, h.MailedAt = nil, time.Time{} })
 	}
 	return told
 }

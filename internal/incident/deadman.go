@@ -36,10 +36,12 @@ type deadMan struct {
 	tried, pending map[string]time.Time
 
 	mu      sync.Mutex
-	resumed bool // since is known
+	resumed bool // since and waiting are known
 	// since is from when on silence counts: this program's start, or earlier if
-	// another has listened until just before.
-	since time.Time
+	// another has listened until just before. waiting is the first start of those.
+	since, waiting time.Time
+	// lately is when sources were heard, which a full disk may not know.
+	lately map[string]time.Time
 }
 
 func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now func() time.Time) *deadMan {
@@ -47,13 +49,13 @@ func newDeadMan(cfg *config.Config, set thresholds.Set, logger *slog.Logger, now
 	if w := set["heartbeat_seconds"].Warning; silence == 0 && w != nil {
 		silence = time.Duration(*w * float64(time.Second))
 	}
-	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), patience: writePatience, tried: map[string]time.Time{}, pending: map[string]time.Time{}}
+	return &deadMan{cfg: cfg, dir: cfg.Operations.StateDir, silence: silence, logger: logger, now: now, started: now(), patience: writePatience, tried: map[string]time.Time{}, pending: map[string]time.Time{}, lately: map[string]time.Time{}}
 }
 
 // alive notes a sign of life of our own.
 func (d *deadMan) alive(ctx context.Context) error {
 	return opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {
-		d.resume(*h)
+		d.resume(h)
 		h.Listening = d.now().UTC()
 		for name := range h.Peers { // one that is no longer configured
 			if _, ok := d.cfg.Incident.Listen.Peers[name]; !ok {
@@ -68,22 +70,29 @@ func (d *deadMan) alive(ctx context.Context) error {
 // resume finds out from when on silence counts. A listener that is restarted
 // over and over must not begin to wait anew each time; one that was away for
 // long could not hear.
-func (d *deadMan) resume(h opstate.Heartbeat) {
+func (d *deadMan) resume(h *opstate.Heartbeat) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.resumed {
 		return
 	}
-	d.resumed, d.since = true, d.started
+	d.resumed, d.since, d.waiting = true, d.started, d.started
 	if away := d.started.Sub(h.Listening); away >= 0 && away < d.silence/2 {
 		d.since = time.Time{}
+		if !h.Waiting.IsZero() {
+			d.waiting = h.Waiting
+		}
 	}
+	h.Waiting = d.waiting.UTC()
 }
 
 // heard notes a sign of life of a source.
 func (d *deadMan) heard(ctx context.Context, source string) error {
+	d.mu.Lock()
+	d.lately[source] = d.now().UTC()
+	d.mu.Unlock()
 	return opstate.Update(ctx, d.dir, func(h *opstate.Heartbeat) error {
-		d.resume(*h)
+		d.resume(h)
 		if source == opstate.Watchdog {
 			h.Received = d.now().UTC()
 			return nil
@@ -134,16 +143,19 @@ func (d *deadMan) askPeers(ctx context.Context) {
 func (d *deadMan) tell(ctx context.Context) {
 	h, err := opstate.Read[opstate.Heartbeat](d.dir)
 	d.mu.Lock()
-	since, resumed := d.since, d.resumed
+	since, waiting, resumed, lately := d.since, d.waiting, d.resumed, maps.Clone(d.lately)
 	d.mu.Unlock()
 	if err != nil || !resumed { // the round says so
 		return
 	}
 	sources := append([]string{opstate.Watchdog}, slices.Sorted(maps.Keys(d.cfg.Incident.Listen.Peers))...)
 	for _, source := range sources {
-		last := h.Peers[source]
+		last, begun := h.Peers[source], d.started
 		if source == opstate.Watchdog {
-			last = h.Received
+			last, begun = h.Received, waiting
+		}
+		if lately[source].After(last) {
+			last = lately[source]
 		}
 		told := h.Told[source]
 		if p, ok := d.pending[source]; ok { // mailed already: only the disk does not know
@@ -155,7 +167,7 @@ func (d *deadMan) tell(ctx context.Context) {
 			from = since
 		}
 		if from.IsZero() { // it has never come, to us or to who listened before
-			from = d.started
+			from = begun
 		}
 		silent := d.now().Sub(from) >= d.silence
 		if !told.IsZero() { // told already: only a sign of life since is news
@@ -177,7 +189,7 @@ func (d *deadMan) retry() time.Duration { return min(retryPause, d.silence/2) }
 func (d *deadMan) tellOf(ctx context.Context, source string, silent bool, last, told, from time.Time) error {
 	m := d.back(source, last, told)
 	if silent {
-		m = d.lost(source, last)
+		m = d.lost(source, last, from)
 	}
 	d.logger.Error(m.Subject)
 	reached, err := mailEach(ctx, d.cfg.Notify.SMTP, d.cfg.Notify.SMTP.To, m)
@@ -219,8 +231,8 @@ func (d *deadMan) remember(ctx context.Context, source string) {
 	}
 }
 
-func (d *deadMan) lost(source string, last time.Time) notify.Mail {
-	heard := "has not been heard since the listener was started at " + d.started.UTC().Format(timeFormat)
+func (d *deadMan) lost(source string, last, from time.Time) notify.Mail {
+	heard := "has never been heard since " + from.UTC().Format(timeFormat)
 	if !last.IsZero() {
 		heard = "was last heard at " + last.UTC().Format(timeFormat)
 	}

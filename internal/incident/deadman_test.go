@@ -4,6 +4,7 @@
 package incident
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,7 +41,7 @@ func TestSilence(t *testing.T) {
 		"lost and back":                 {map[int]string{0: "start", 5: "heard", 30: "heard"}, 39, []string{"15 " + lost, "30 " + back}},
 		"lost, back and lost":           {map[int]string{0: "start", 5: "heard", 30: "heard"}, 60, []string{"15 " + lost, "30 " + back, "40 " + lost}},
 		"restarted during the silence":  {map[int]string{0: "start", 5: "heard", 9: "start", 12: "start", 14: "start"}, 40, []string{"15 " + lost}},
-		"restarted before ever heard":   {map[int]string{0: "start", 4: "start", 8: "start"}, 40, []string{"18 " + lost}},
+		"restarted before ever heard":   {map[int]string{0: "start", 4: "start", 8: "start"}, 40, []string{"10 " + lost}},
 		"restarted after it was told":   {map[int]string{0: "start", 5: "heard", 20: "start", 30: "heard"}, 39, []string{"15 " + lost, "30 " + back}},
 		"away for long":                 {map[int]string{0: "start", 5: "heard", 6: "away", 40: "start"}, 60, []string{"50 " + lost}},
 		"away for long, heard again":    {map[int]string{0: "start", 5: "heard", 6: "away", 40: "start", 45: "heard"}, 54, nil},
@@ -173,6 +174,32 @@ func TestSilenceOnAFullDisk(t *testing.T) {
 	h, err := opstate.Read[opstate.Heartbeat](s.Dir)
 	if err != nil || len(h.Told) != 1 || len(mails(t, box)) != 1 || len(d.pending) != 0 {
 		t.Errorf("told %v, %v; %d mails, %v pending", h.Told, err, len(mails(t, box)), d.pending)
+	}
+}
+
+// What was heard and could not be written down was heard all the same.
+func TestHeardOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	box, cfg := mailing(t, s, "")
+	now := at
+	d := newDeadMan(cfg, thresholds.Default(), slog.New(slog.DiscardHandler), func() time.Time { return now })
+	if err := d.alive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	unlock := holdLock(t, s.Dir)
+	defer unlock()
+	for range 4 {
+		now = now.Add(5 * time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := d.heard(ctx, opstate.Watchdog); err == nil {
+			t.Error("it was written down")
+		}
+		cancel()
+		d.tell(t.Context())
+	}
+	if got := mails(t, box); len(got) != 0 {
+		t.Errorf("mailed %+v", got)
 	}
 }
 

@@ -68,8 +68,9 @@ type Listener struct {
 	mu       sync.Mutex // held while a message is applied
 	receiver receiver
 
-	bodies chan struct{}
-	wake   chan struct{}
+	bodies    chan struct{}
+	wake      chan struct{}
+	resolving sync.WaitGroup // of escalations
 	// ready is set once what was killed is made up for; alive is the unix time
 	// in nanoseconds of the last sign of life that is on disk.
 	ready atomic.Bool
@@ -133,6 +134,7 @@ func (l *Listener) Listen(ctx context.Context, listening func(net.Addr)) error {
 	}
 	stop()
 	work.Wait()
+	l.resolving.Wait()
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -341,11 +343,11 @@ func (l *Listener) close(ctx context.Context, in opstate.Incident, now time.Time
 		return err
 	}
 	l.logger.Info("An incident was closed", "incident", in.ID)
-	go func() {
+	l.resolving.Go(func() {
 		if err := l.respond.Resolve(context.WithoutCancel(ctx), in); err != nil {
 			l.logger.Warn("The escalation could not be taken back", "incident", in.ID, "err", err)
 		}
-	}()
+	})
 	return nil
 }
 
@@ -376,6 +378,9 @@ func (l *Listener) work(ctx context.Context) {
 			case response:
 				o, err := l.respond.Respond(ctx, in, shared)
 				l.logOutcome(in, o, err)
+				if err != nil && o.Escalated != "" {
+					tried[in.ID] = time.Now().Add(escalationLasts)
+				}
 				if err == nil && shared == nil {
 					shared, taken = &Shared{in.ID, o.Evidence}, time.Now()
 				}

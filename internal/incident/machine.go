@@ -30,6 +30,8 @@ const (
 	maxErrors = 500
 	// maxKernel is how many of the kernel's last messages are kept.
 	maxKernel = 500
+	// maxKernelReads is more than the kernel's buffer holds.
+	maxKernelReads = 200_000
 )
 
 // errors are the last lines of each log that tell of an error.
@@ -49,6 +51,9 @@ func (l *look) errors(ctx context.Context) ([]byte, error) {
 			paths++
 			if err := ctx.Err(); err != nil {
 				return b.Bytes(), err
+			}
+			if b.Len() > maxPiece {
+				return b.Bytes(), fmt.Errorf("further logs were left out, from %s on: there are too many errors", path)
 			}
 			if err := lastErrors(&b, path); err != nil {
 				errs = append(errs, err)
@@ -254,7 +259,7 @@ func readKmsg(path string) ([]byte, error) {
 	defer func() { _ = unix.Close(fd) }()
 	var lines [][]byte
 	buf := make([]byte, 16<<10)
-	for {
+	for range maxKernelReads { // while it is written faster than it is read there is no end
 		n, err := unix.Read(fd, buf)
 		switch {
 		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.EINTR): // overwritten meanwhile: go on with the next
@@ -269,6 +274,7 @@ func readKmsg(path string) ([]byte, error) {
 		}
 		lines = append(lines, bytes.Clone(buf[:n]))
 	}
+	return bytes.Join(lines, nil), nil
 }
 
 // hostFiles are what the machine itself says, below procfs.

@@ -67,26 +67,27 @@ func (o Outcome) Cured() bool { return o.After != nil && o.After.Well }
 
 // Respond collects evidence, restarts what is configured if it is down, looks
 // again, and hands on what the manual has handed on at once. shared, which may
-// be nil, is evidence that was just taken for another incident.
+// be nil, is evidence that was just taken for another incident. The error is
+// what could not be written down, or that of ctx.
 func (r Responder) Respond(ctx context.Context, in opstate.Incident, shared *Shared) (Outcome, error) {
 	var o Outcome
 	plan := PlanOf(in.Priority, r.Thresholds)
-	if err := r.evidence(ctx, in.ID, shared, &o); err != nil {
-		return o, err
+	// Neither a full disk nor a damaged journal keeps an incident from people.
+	errs := []error{r.evidence(ctx, in.ID, shared, &o)}
+	if plan.Restarts && ctx.Err() == nil {
+		errs = append(errs, r.act(ctx, in.ID, &o))
 	}
-	if plan.Restarts {
-		if err := r.act(ctx, in.ID, &o); err != nil {
-			return o, err
-		}
-	}
-	if !r.Now().Before(plan.EscalateAt(in.Opened)) && !o.Cured() {
+	if ctx.Err() == nil && !r.Now().Before(plan.EscalateAt(in.Opened)) && !o.Cured() {
 		to, err := r.Escalate(ctx, in)
 		o.Escalated = to
 		if err != nil {
 			o.EscalationError, o.nobody = err.Error(), errors.Is(err, errNobody)
 		}
 	}
-	return o, ctx.Err()
+	if ctx.Err() != nil {
+		return o, ctx.Err()
+	}
+	return o, errors.Join(errs...)
 }
 
 // Shared is evidence that several incidents have in common.

@@ -9,12 +9,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
@@ -180,6 +182,50 @@ incident:
 	}
 }
 
+// What cannot be written down does not keep an incident from people, and what
+// cannot be journaled is not done.
+func TestRespondWithoutADisk(t *testing.T) {
+	t.Parallel()
+	st, err := sim.New(sim.Options{Seed: 1, Age: time.Hour, Only: []string{"engine"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(st.Close)
+	if err := st.Inject("engine-unhealthy"); err != nil {
+		t.Fatal(err)
+	}
+	box := notifytest.Start(t, notifytest.RelayOptions{})
+	d := &daemon{restart: func(string) int { return 204 }}
+	docker := httptest.NewServer(d)
+	t.Cleanup(docker.Close)
+	cfg := parse(t, st.Config()+machine(t.TempDir())+fmt.Sprintf(`postgresql: {enabled: false}
+docker: {enabled: false, host: "tcp://%s"}
+notify: {smtp: {smarthost: "%s", from: niodoo@example.com, to: [boss@example.com], require_tls: false}}
+incident: {restart: {engine: {container: niodoo-engine-1}}}
+`, docker.Listener.Addr(), box.Addr))
+	s := Store{cfg.Operations.StateDir}
+	if err := s.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	id := open(t, s, New{})
+	write(t, s.actionsPath(), "damaged")
+	r := Responder{Config: cfg, Thresholds: thresholds.Default(), Store: s, Now: time.Now}
+	for n, broken := range []string{"actions.jsonl", "evidence"} {
+		if broken == "evidence" {
+			id = open(t, s, New{})
+			write(t, s.Evidence(id), "where a directory should be")
+		}
+		in := index(t, s).Open
+		o, err := r.Respond(t.Context(), in[len(in)-1], nil)
+		if err == nil || !strings.Contains(err.Error(), broken) || len(d.restarts) != 0 || o.Escalated != "boss@example.com" || len(mails(t, box)) != n+1 {
+			t.Errorf("%s: %v; %d restarts, escalated to %q", broken, err, len(d.restarts), o.Escalated)
+		}
+		if got := kinds(t, s, id); got != "opened evidence escalated" {
+			t.Errorf("%s: %s", broken, got)
+		}
+	}
+}
+
 // Nobody to tell is a warning, tried once, and no escalation.
 func TestNobodyToTell(t *testing.T) {
 	t.Parallel()
@@ -231,5 +277,25 @@ func TestExposed(t *testing.T) {
 		if Exposed(l) {
 			t.Errorf("%s with a token", address)
 		}
+	}
+}
+
+// A unit is restarted by systemctl, with its name as an argument and no shell.
+func TestRestartUnit(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	write(t, dir+"/systemctl", "#!/bin/sh\nprintf '%s\\n' \"$@\" > '"+dir+"/arguments'\n[ \"$4\" != broken.service ] || { echo 'Job failed.' >&2; exit 1; }\n")
+	if err := os.Chmod(dir+"/systemctl", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg := parse(t, "")
+	if err := restart(t.Context(), cfg, config.RestartTarget{Unit: "postgresql@15-main.service"}); err != nil {
+		t.Error(err)
+	}
+	if got := read(t, dir+"/arguments"); got != "--no-ask-password\nrestart\n--\npostgresql@15-main.service\n" {
+		t.Errorf("systemctl got %q", got)
+	}
+	if err := restart(t.Context(), cfg, config.RestartTarget{Unit: "broken.service"}); err == nil || !strings.Contains(err.Error(), "systemctl: exit status 1: Job failed.") {
+		t.Error(err)
 	}
 }

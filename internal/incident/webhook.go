@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
@@ -80,11 +81,12 @@ func (m Message) heartbeat() bool {
 	})
 }
 
-// incidental returns the alerts that incidents are made of: no plumbing.
+// incidental returns the alerts that incidents are made of: no plumbing, and
+// none that only tries the way.
 func (m Message) incidental() []MessageAlert {
 	return slices.DeleteFunc(slices.Clone(m.Alerts), func(a MessageAlert) bool {
 		name := a.Labels["alertname"]
-		return name == watchdogAlert || a.Labels["severity"] == "none" || slices.Contains(aboutIncidents, name)
+		return name == watchdogAlert || name == notify.TestAlert || a.Labels["severity"] == "none" || slices.Contains(aboutIncidents, name)
 	})
 }
 

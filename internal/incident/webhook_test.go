@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
@@ -216,6 +217,13 @@ func TestParseMessage(t *testing.T) {
 	m, err := ParseMessage([]byte(real))
 	if err != nil || m.TruncatedAlerts != 1 || len(m.Alerts) != 1 || m.Alerts[0].priority() != "P1" || m.heartbeat() {
 		t.Errorf("%+v, %v", m, err)
+	}
+	if got := m.incidental(); len(got) != 1 {
+		t.Errorf("incidents are made of %+v", got)
+	}
+	m.Alerts[0].Labels["alertname"] = notify.TestAlert
+	if got := m.incidental(); len(got) != 0 {
+		t.Errorf("an incident is made of a test: %+v", got)
 	}
 	for text, want := range map[string]string{
 		`{`:               "not Alertmanager's webhook",

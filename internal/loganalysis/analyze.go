@@ -50,8 +50,8 @@ type Options struct {
 }
 
 // maxWorkers bounds how many read side by side, since each holds some memory:
-// about 3 MiB at worst. They are as fast as disks are.
-const maxWorkers = 8
+// some 5 MiB at worst. They are as fast as disks are.
+const maxWorkers = 6
 
 // Analyze reads the logs. What could not be read is in the report; the error is
 // that of ctx.
@@ -252,6 +252,7 @@ const (
 	maxMessages = 512
 	maxTarget   = 128  // bytes
 	maxKept     = 1024 // bytes of a line that is shown
+	maxExample  = 512  // bytes of a message's first line
 )
 
 func newWorker(a *analysis) *worker {
@@ -430,7 +431,7 @@ func (w *worker) countMessage(l logscan.Line, f *facts) {
 	}
 	c, isNew := w.messages.count(w.folded)
 	if isNew {
-		c.example = append(c.example[:0], l.Head[:min(len(l.Head), maxKept)]...)
+		c.example = append(c.example[:0], l.Head[:min(len(l.Head), maxExample)]...)
 		c.place = place{w.in.index, w.from + w.number}
 	}
 	c.levels[f.level]++

@@ -101,7 +101,7 @@ func TestAgainstGrep(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	corpora := map[string][]byte{
 		"empty": nil, "newline": []byte("\n"), "no newline at the end": []byte("x\nan Error"), "carriage returns": []byte("timeout\r\ncpu\r\n\r\nok\r\n"),
-		"json": logcorpus.JSON(9<<20, logcorpus.Sparse), "text": logcorpus.Text(300<<10, logcorpus.Dense), "mixed": mixed(9<<20, []int{0}),
+		"json": logcorpus.JSON(5<<20, logcorpus.Sparse), "text": logcorpus.Text(300<<10, logcorpus.Dense), "mixed": mixed(5<<20, []int{0}),
 		"long lines": slices.Concat([]byte("gpu\n"), bytes.Repeat([]byte("x"), 5<<20), []byte("memory"), bytes.Repeat([]byte("y"), 5<<20), []byte("\nerror\n\nlatency")),
 	}
 	for i := range 12 {
@@ -168,7 +168,7 @@ func TestAgainstGrep(t *testing.T) {
 // TestTruth compares everything that is counted with a plain reading of every line.
 func TestTruth(t *testing.T) {
 	t.Parallel()
-	data := mixed(6<<20, []int{0})
+	data := mixed(2<<20, []int{0})
 	levels := map[string]uint64{}
 	targets, hours := map[string]uint64{}, map[int64]uint64{}
 	var messages, undated, durations uint64
@@ -243,11 +243,11 @@ func TestTruth(t *testing.T) {
 // line, where lines without a time belong to the one before.
 func TestBounds(t *testing.T) {
 	t.Parallel()
-	data := mixed(13<<20, logcorpus.Dense) // several shares
+	data := mixed(9<<20, logcorpus.Dense) // three shares
 	data = append([]byte("no time yet: error\n"), data...)
 	// Lines without a time across the border of two shares, and all over one.
-	long := bytes.Repeat([]byte("    in memory of a stack\n"), 9<<20/25)
-	withLong := slices.Concat(data[:1<<20], data[1<<20:][:bytes.IndexByte(data[1<<20:], '\n')+1], long, logcorpus.Text(2<<20, logcorpus.Dense))
+	long := bytes.Repeat(append(bytes.Repeat([]byte(" in memory of a stack"), 100), '\n'), 9<<20/2100)
+	withLong := slices.Concat(data[:1<<20], data[1<<20:][:bytes.IndexByte(data[1<<20:], '\n')+1], long, logcorpus.Text(1<<20, logcorpus.Dense))
 	at := func(s string) time.Time {
 		tm, err := time.Parse(time.RFC3339, s)
 		if err != nil {
@@ -258,8 +258,7 @@ func TestBounds(t *testing.T) {
 	for name, data := range map[string][]byte{"mixed": data, "a long record": withLong, "no times": long} {
 		path := write(t, "log", data)
 		for _, b := range [][2]time.Time{
-			{at("2026-01-27T10:01:00Z"), {}}, {{}, at("2026-01-27T10:01:00Z")}, {at("2026-01-27T10:00:30Z"), at("2026-01-27T10:02:17Z")},
-			{at("2027-01-27T10:00:00Z"), {}}, {at("2025-01-27T10:00:00Z"), {}},
+			{at("2026-01-27T10:01:00Z"), {}}, {at("2026-01-27T10:00:30Z"), at("2026-01-27T10:02:17Z")}, {{}, at("2027-01-27T10:00:00Z")},
 		} {
 			var want logscan.Counts
 			var outside uint64
@@ -277,8 +276,8 @@ func TestBounds(t *testing.T) {
 				want.Matches.Add(logscan.ClassesOf(line))
 			}
 			for _, o := range []Options{
-				{Sources: Named([]string{path}), Workers: 1}, {Sources: Named([]string{path}), Workers: 3},
-				{Sources: Named([]string{path}), Workers: 2, ClassesOnly: true}, {Sources: Named([]string{Stdin}), Stdin: bytes.NewReader(data)},
+				{Sources: Named([]string{path}), Workers: 3},
+				{Sources: Named([]string{path}), Workers: 1, ClassesOnly: true}, {Sources: Named([]string{Stdin}), Stdin: bytes.NewReader(data)},
 			} {
 				o.Since, o.Until, o.Last = b[0], b[1], 3
 				r := analyze(t, o)
@@ -419,8 +418,9 @@ func TestLastOfSeveral(t *testing.T) {
 // A log that is cut off while it is read is read as far as it goes, and named.
 func TestTruncated(t *testing.T) {
 	t.Parallel()
+	data := logcorpus.JSON(9<<20, logcorpus.Sparse)
 	for _, only := range []bool{false, true} {
-		path := write(t, "log", logcorpus.JSON(24<<20, logcorpus.Sparse))
+		path := write(t, "log", data)
 		var once sync.Once
 		var sum int64
 		var mu sync.Mutex
@@ -446,7 +446,7 @@ func TestTruncated(t *testing.T) {
 
 func TestCancelled(t *testing.T) {
 	t.Parallel()
-	path := write(t, "log", logcorpus.JSON(9<<20, nil))
+	path := write(t, "log", logcorpus.JSON(1<<20, nil))
 	r, w := io.Pipe()
 	defer w.Close()
 	for _, o := range []Options{
@@ -470,13 +470,11 @@ func TestCancelled(t *testing.T) {
 // fields, hours and ways to build a line that never come twice, and long lines.
 func hostile(w io.Writer, lines int) error {
 	r := rand.New(rand.NewPCG(1, 1))
-	word := func(n int) string {
-		b := make([]byte, n)
-		for i := range b {
-			b[i] = byte('g' + r.IntN(20))
-		}
-		return string(b)
+	letters := make([]byte, 1<<20)
+	for i := range letters {
+		letters[i] = byte('g' + r.IntN(20))
 	}
+	word := func(n int) []byte { return letters[r.IntN(len(letters)-n):][:n] }
 	for range lines {
 		at := time.Unix(r.Int64N(9e9), 0).UTC().Format(time.RFC3339)
 		_, err := fmt.Fprintf(w, `{"timestamp":"%s","level":"ERROR","fields":{"message":"error memory latency gpu toroidal %s","%s_latency_ms":5,"%s":1},"target":"%s"}`+"\n",
@@ -503,7 +501,7 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := hostile(f, 60_000); err != nil {
+	if err := hostile(f, 30_000); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
@@ -520,7 +518,7 @@ func TestMemory(t *testing.T) {
 		most = max(most, m.HeapSys-m.HeapReleased)
 	}})
 	t.Logf("the heap is %d MiB at most, %d MiB before; %d messages missed at most", most>>20, (before.HeapSys-before.HeapReleased)>>20, r.MessagesMissed)
-	if grown := int64(most) - int64(before.HeapSys-before.HeapReleased); grown > 48<<20 {
+	if grown := int64(most) - int64(before.HeapSys-before.HeapReleased); grown > 32<<20 {
 		t.Errorf("the heap grew by %d MiB", grown>>20)
 	}
 	if r.MessagesMissed == 0 || r.DurationsOthers == 0 {

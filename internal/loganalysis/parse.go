@@ -656,7 +656,7 @@ func durationUnit(name string) (unit float64, ok bool) {
 }
 
 // maxDurations bounds how many names of durations have figures of their own.
-const maxDurations = 64
+const maxDurations = 32
 
 // durations are the durations found, by the name of their field.
 type durations struct {

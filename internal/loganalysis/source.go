@@ -217,6 +217,9 @@ func (in *input) close() {
 // what `zstd -19` needs, and is held in memory.
 const maxWindow = 8 << 20
 
+// windows is how many such files are read at the same time.
+var windows = make(chan struct{}, 2)
+
 // errReport says that a stream is a report of niodooctl.
 var errReport = errors.New(leftReport)
 
@@ -227,6 +230,9 @@ func (in *input) stream(ctx context.Context, stdin io.Reader, each func([]byte))
 		in.modified = time.Now().UnixNano()
 	}
 	err := readAhead(ctx, func() (io.Reader, func(), error) { return openStream(in.path, stdin) }, each)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("it takes more than %d MiB of memory to uncompress; run zstd -dc and pipe it in, with - as its name", maxWindow>>20)
+	}
 	switch {
 	case errors.Is(err, errReport):
 		in.left = leftReport
@@ -273,7 +279,8 @@ func decompress(format string, r io.Reader) (plain io.Reader, end func(), err er
 		if err != nil {
 			return nil, end, err
 		}
-		return d, d.Close, nil
+		windows <- struct{}{}
+		return d, func() { d.Close(); <-windows }, nil
 	}
 	return nil, end, fmt.Errorf("it is compressed with %s; uncompress it and pipe it in, with - as its name", format)
 }

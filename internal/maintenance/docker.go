@@ -4,6 +4,7 @@
 package maintenance
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -61,8 +62,12 @@ func newDocker(cfg config.Docker) (docker, error) {
 	return d, nil
 }
 
-// errNoImage says that the daemon has no image of that name.
-var errNoImage = errors.New("there is no such image any more")
+var (
+	// errNoImage says that the daemon has no image of that name.
+	errNoImage = errors.New("there is no such image any more")
+	// errHidden says that a proxy before the daemon does not let us see it.
+	errHidden = errors.New("not allowed (403)")
+)
 
 func (d docker) get(ctx context.Context, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base+path, nil)
@@ -78,7 +83,9 @@ func (d docker) get(ctx context.Context, path string, into any) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("docker: GET %s: %w", path, err)
-	case resp.StatusCode == http.StatusNotFound:
+	case resp.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("docker: GET %s: %w", path, errHidden)
+	case resp.StatusCode == http.StatusNotFound && bytes.Contains(bytes.ToLower(raw), []byte("no such image")):
 		return fmt.Errorf("docker: GET %s: %w", path, errNoImage)
 	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("docker: GET %s: %s", path, resp.Status)

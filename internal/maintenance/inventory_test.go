@@ -25,6 +25,8 @@ type daemon struct {
 	tags   map[string]string    // image: id
 	models map[string]string    // name: digest
 	down   bool
+	// proxied lets nobody see images.
+	proxied bool
 }
 
 func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -75,8 +77,13 @@ func (d *daemon) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"State": map[string]any{"Status": "running", "Running": true, "StartedAt": "2026-11-24T02:00:00Z"}}
 	case strings.HasPrefix(path, "/images/"):
 		id, ok := d.tags[strings.TrimSuffix(strings.TrimPrefix(path, "/images/"), "/json")]
-		if !ok {
+		switch {
+		case d.proxied:
+			w.WriteHeader(http.StatusForbidden)
+			return
+		case !ok:
 			w.WriteHeader(http.StatusNotFound)
+			_, _ = w.Write([]byte(`{"message":"No such image: x"}`))
 			return
 		}
 		answer = map[string]any{"Id": id}
@@ -158,9 +165,13 @@ func TestDrift(t *testing.T) {
 	d.change(func() { delete(d.tags, "redis:7-alpine") })
 	wants(t, step(t, cfg, drift), opstate.StepOK, "redis:7-alpine, which is not on this machine any more")
 
+	d.change(func() { d.proxied = true })
+	wants(t, step(t, cfg, drift), opstate.StepOK, "was not looked at: docker: GET /images/")
+
 	// What does not answer is not "unchanged", and what was known stays known.
 	d.change(func() { d.down = true })
 	wants(t, step(t, cfg, drift), opstate.StepFailed, "it could not be told", "docker", "ollama does not tell (http_status)")
+	d.change(func() { d.down, d.proxied = false, false; d.tags["redis:7-alpine"] = "sha256:1111111111111111" })
 	d.change(func() { d.down, d.models["mistral:latest"] = false, "dddddddddddddddddddd" })
 	wants(t, step(t, cfg, drift), opstate.StepOK, "Models: changed: mistral:latest bbbb")
 }

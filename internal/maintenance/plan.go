@@ -87,8 +87,8 @@ var Steps = []Step{
 	{Name: "vacuum", Plan: Daily, Does: "VACUUM (ANALYZE) every table", Limit: time.Hour, Loads: true, own: vacuum},
 	{Name: "log_retention", Plan: Daily, Does: "remove rotated logs and reports past their time", Limit: 10 * time.Minute, own: retention},
 
-	{Name: "full_backup", Plan: Weekly, Does: "make a full backup", Limit: 3 * time.Hour,
-		command: []string{"backup", "create", "--full"}},
+	{Name: "full_backup", Plan: Weekly, Does: "make a full backup and read it back", Limit: 3 * time.Hour,
+		command: []string{"backup", "create", "--full", "--verify"}},
 	{Name: "index_leftovers", Plan: Weekly, Does: "drop what broken-off index rebuilds left behind", Limit: 15 * time.Minute, Loads: true, own: leftovers},
 	{Name: "analyze", Plan: Weekly, Does: "ANALYZE every table", Limit: time.Hour, Loads: true, own: analyze},
 	{Name: "reindex", Plan: Weekly, Does: "rebuild the listed and the clearly bloated indexes", Limit: 2 * time.Hour, Loads: true, own: reindex},

@@ -38,8 +38,8 @@ var rotated = []*regexp.Regexp{
 	regexp.MustCompile(`^(.+)\.\d{4}-\d{2}-\d{2}(?:-\d{2}){0,2}(\.log)(?:\.(?:gz|zst|xz|bz2))?$`),
 }
 
-// reports are the names of niodooctl's own reports.
-var reports = []*regexp.Regexp{regexp.MustCompile(`^([a-z_]+)_\d{8}(\.(?:txt|json|md))$`)}
+// reports are the names of the plan's own reports, which may lie beside the logs.
+var reports = []*regexp.Regexp{regexp.MustCompile(`^(log_analysis|(?:performance|capacity|doctor)_report)_\d{8}\.txt$`)}
 
 // series returns the series that a file is one of, "" for a file that is none
 // of a series' past ones.
@@ -150,9 +150,7 @@ func retention(ctx context.Context, j *job) (outcome, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return outcome{}, err
 	}
-	if !slices.Contains(dirs, Reports(j.Config)) {
-		old = append(old, files...)
-	}
+	old = append(old, files...)
 	keep := time.Duration(j.Config.Maintenance.LogRetention)
 	old = slices.DeleteFunc(old, func(f pastFile) bool { return !f.changed.Before(j.Now().Add(-keep)) })
 	if len(old) == 0 {

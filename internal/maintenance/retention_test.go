@@ -29,8 +29,16 @@ func TestSeries(t *testing.T) {
 			t.Errorf("%s is of the series %q, want %q", name, got, want)
 		}
 	}
-	if got := series(reports, "log_analysis_20261124.txt"); got != "log_analysis*.txt" {
-		t.Errorf("a report is of the series %q", got)
+	for name, want := range map[string]string{"log_analysis_20261124.txt": "log_analysis", "capacity_report_20261124.txt": "capacity_report", "notes_20261124.txt": ""} {
+		if got := series(reports, name); got != want {
+			t.Errorf("the report %s is of the series %q, want %q", name, got, want)
+		}
+	}
+	at := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	for _, s := range Steps {
+		if name := at.Format(s.report); s.report != "" && series(reports, name) == "" {
+			t.Errorf("the report %s of the step %s is kept for ever", name, s.Name)
+		}
 	}
 }
 

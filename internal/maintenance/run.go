@@ -5,6 +5,7 @@ package maintenance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -312,7 +313,8 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 	stderr := &lineWriter{say: func(l string) { j.say("%s", l) }}
-	stdout := io.Writer(&lineWriter{say: stderr.say})
+	lines := &lineWriter{say: stderr.say}
+	stdout := io.Writer(lines)
 	var kept bytes.Buffer
 	switch {
 	case j.step.report != "":
@@ -324,11 +326,9 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 	if slices.Equal(argv, healthCommand) {
 		j.health = &code
 	}
-	for _, w := range []io.Writer{stdout, stderr} {
-		if l, ok := w.(*lineWriter); ok {
-			l.flush()
-		}
-	}
+	lines.flush()
+	stderr.flush()
+	last := cmp.Or(stderr.last, lines.last)
 	if kept.Len() > 0 {
 		path := filepath.Join(Reports(j.Config), j.Now().Format(j.step.report))
 		err := atomicfile.Replace(path, 0o640, func(w io.Writer) error { _, err := w.Write(kept.Bytes()); return err })
@@ -336,19 +336,21 @@ func (j *job) command(ctx context.Context) (outcome, error) {
 			return outcome{}, err
 		}
 		j.say("wrote %s", path)
+		last = cmp.Or(last, "see "+path)
 	}
-	return j.step.judge(code, stderr.last), nil
+	return j.step.judge(code, last), nil
 }
 
-// judge turns the exit code of a step's command into the step's outcome.
-func (s Step) judge(code int, lastError string) outcome {
+// judge turns the exit code of a step's command, and the last that it said, into
+// the step's outcome.
+func (s Step) judge(code int, last string) outcome {
 	words := map[int]string{1: "a warning", 2: "failing", 3: "it could not be checked", exitLocked: "another run holds the lock", exitInterrupted: "interrupted"}
 	detail := "niodooctl " + s.command[0] + ": " + words[code]
 	if words[code] == "" {
 		detail = fmt.Sprintf("niodooctl %s: exit code %d", s.command[0], code)
 	}
-	if lastError != "" {
-		detail += ": " + strings.TrimPrefix(lastError, "niodooctl: ")
+	if last != "" {
+		detail += ": " + strings.TrimPrefix(last, "niodooctl: ")
 	}
 	switch {
 	case code == 0:

@@ -247,8 +247,10 @@ func (d Drills) validate() error {
 type Heartbeat struct {
 	// Listening is when the listener last showed a sign of life of its own.
 	Listening time.Time `json:"listening,omitzero"`
-	// Received is when Watchdog last came.
+	// Received is when Watchdog last came, Waiting since when the listener, be
+	// it restarted in between, has waited for it.
 	Received time.Time `json:"received,omitzero"`
+	Waiting  time.Time `json:"waiting,omitzero"`
 	// Peers is when each other listener last came.
 	Peers map[string]time.Time `json:"peers,omitempty"`
 	// Told is since when those are silent whose silence has been told, by the

@@ -113,12 +113,13 @@ FROM (SELECT t.* FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid L
   ORDER BY greatest(c.relpages, 0)::bigint + coalesce(o.relpages, 0) DESC, n_live_tup DESC LIMIT 50) s
 ORDER BY 2 DESC NULLS LAST LIMIT $1`
 
-// statementsQuery leaves out what may hold a password: statements that are not
-// queries are kept as they were written.
+// statementsQuery leaves out what may hold a password: of statements that are not
+// queries pg_stat_statements keeps the constants.
 const statementsQuery = `
 SELECT left(regexp_replace(query, '\s+', ' ', 'g'), $2), calls::float8, total_exec_time / 1000, mean_exec_time / 1000, max_exec_time / 1000, rows::float8
 FROM %s.pg_stat_statements
-WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query !~* 'password|secret|token|<insufficient privilege>'
+WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query <> '<insufficient privilege>'
+  AND (query !~* 'password|secret|token|key' OR query ~* '^\s*(select|insert|update|delete|merge|with|values)\M')
 ORDER BY total_exec_time DESC LIMIT $1`
 
 // database asks PostgreSQL itself; what the collector knows anyway comes from it.
@@ -156,7 +157,7 @@ func database(ctx context.Context, o Options, r *Report) error {
 	case version < 130000:
 		r.missing(slowest, "PostgreSQL before 13 has other columns", false)
 	default:
-		if err := statements(ctx, conn, *schema, d); err != nil {
+		if err := statements(ctx, conn, *schema, maxRows, d); err != nil {
 			r.missing(slowest, err.Error(), true)
 		}
 	}
@@ -187,8 +188,8 @@ func tables(ctx context.Context, conn *pgx.Conn, d *Database) error {
 	return err
 }
 
-func statements(ctx context.Context, conn *pgx.Conn, schema string, d *Database) error {
-	rows, err := conn.Query(ctx, fmt.Sprintf(statementsQuery, pgx.Identifier{schema}.Sanitize()), maxRows, maxStatement)
+func statements(ctx context.Context, conn *pgx.Conn, schema string, limit int, d *Database) error {
+	rows, err := conn.Query(ctx, fmt.Sprintf(statementsQuery, pgx.Identifier{schema}.Sanitize()), limit, maxStatement)
 	if err != nil {
 		return err
 	}

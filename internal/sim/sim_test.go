@@ -791,6 +791,66 @@ func TestFaultsOfAbsence(t *testing.T) {
 	}
 }
 
+// TestFaultsOfTheWhole: every gauge stays while counters go on; health answers
+// while all else hangs; a process is replaced again and again.
+func TestFaultsOfTheWhole(t *testing.T) {
+	t.Parallel()
+	st, c := stack(t, Options{Age: time.Hour, FlapPeriod: 20 * time.Millisecond})
+	look := func(pattern string) string {
+		_, _, body := get(t, st.URL("engine")+"/metrics")
+		return regexp.MustCompile(`\n` + pattern + ` .*`).FindString(body)
+	}
+	fault(t, st, "engine-telemetry-frozen")
+	stability, latency, events := look("memory_stability_ratio"), look("average_processing_time_ms"), look("consciousness_events_total")
+	c.advance(time.Hour)
+	if s, l := look("memory_stability_ratio"), look("average_processing_time_ms"); s != stability || l != latency {
+		t.Errorf("%s and%s became%s and%s", stability, latency, s, l)
+	}
+	if look("consciousness_events_total") == events {
+		t.Error("the counters are frozen as well")
+	}
+	if err := st.Lift("engine-telemetry-frozen"); err != nil {
+		t.Fatal(err)
+	}
+	if look("memory_stability_ratio") == stability {
+		t.Error("stability stays frozen")
+	}
+
+	fault(t, st, "engine-statistics-hanging")
+	if status, _, _ := get(t, st.URL("engine")+"/health"); status != 200 {
+		t.Errorf("health is answered %d", status)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, st.URL("engine")+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := http.DefaultClient.Do(req); err == nil {
+		res.Body.Close()
+		t.Error("the metrics are answered")
+	}
+	if err := st.Lift("engine-statistics-hanging"); err != nil {
+		t.Fatal(err)
+	}
+
+	c.advance(time.Hour)
+	fault(t, st, "engine-restarting")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
+		res, err := http.Get(st.URL("engine") + "/metrics")
+		if err == nil {
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if strings.Contains(string(body), "\nuptime_seconds 0\n") {
+				break
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the process is not replaced: %v", err)
+		}
+	}
+}
+
 // dockerClient asks the Docker Engine over its socket.
 func dockerClient(t testing.TB, st *Stack) func(path string) string {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
