@@ -54,6 +54,14 @@ type condition struct {
 	started               time.Time
 }
 
+// streak is how many health checks have failed one after the other.
+func (k condition) streak() int {
+	if k.health == "healthy" {
+		return 0
+	}
+	return 4
+}
+
 func (c container) condition(s state) condition {
 	k := condition{state: "running", health: "healthy", started: s.began}
 	if c.port == 8080 {
@@ -168,11 +176,7 @@ func (c container) listed(s state) string {
 	k := c.condition(s)
 	health := ""
 	if k.state == "running" {
-		streak := 0
-		if k.health != "healthy" {
-			streak = 4
-		}
-		health = fmt.Sprintf(`,"Health":{"Status":%q,"FailingStreak":%d}`, k.health, streak)
+		health = fmt.Sprintf(`,"Health":{"Status":%q,"FailingStreak":%d}`, k.health, k.streak())
 	}
 	return fmt.Sprintf(`{"Id":%q,"Names":["/%s"],"Image":%q,"ImageID":"sha256:%s","Command":"docker-entrypoint.s…","Created":%d,`+
 		`"Ports":[{"IP":"0.0.0.0","PrivatePort":%d,"PublicPort":%d,"Type":"tcp"}],`+
@@ -189,10 +193,10 @@ func (c container) inspected(s state) string {
 		finished = s.at.Add(-5 * time.Second).UTC().Format(time.RFC3339Nano)
 	}
 	return fmt.Sprintf(`{"Id":%q,"Created":%q,"Path":"docker-entrypoint.sh","Args":[],"State":{"Status":%q,"Running":%t,"Paused":false,"Restarting":%t,"OOMKilled":%t,`+
-		`"Dead":false,"Pid":%d,"ExitCode":%d,"Error":"","StartedAt":%q,"FinishedAt":%q,"Health":{"Status":%q,"FailingStreak":0,"Log":[]}},"Image":"sha256:%s","Name":"/%s",`+
+		`"Dead":false,"Pid":%d,"ExitCode":%d,"Error":"","StartedAt":%q,"FinishedAt":%q,"Health":{"Status":%q,"FailingStreak":%d,"Log":[]}},"Image":"sha256:%s","Name":"/%s",`+
 		`"RestartCount":%d,"HostConfig":{"Memory":0,"NanoCpus":0,"RestartPolicy":{"Name":"unless-stopped","MaximumRetryCount":0}},`+
 		`"Config":{"Image":%q,"Labels":{"com.docker.compose.project":"niodoo","com.docker.compose.service":%q}}}`,
-		c.id(), s.began.UTC().Format(time.RFC3339Nano), k.state, running, k.state == "restarting", k.oom, 1000+c.port, k.exit, k.started.UTC().Format(time.RFC3339Nano), finished, k.health,
+		c.id(), s.began.UTC().Format(time.RFC3339Nano), k.state, running, k.state == "restarting", k.oom, 1000+c.port, k.exit, k.started.UTC().Format(time.RFC3339Nano), finished, k.health, k.streak(),
 		c.id(), c.name(), k.restarts, c.image, c.service)
 }
 
