@@ -253,15 +253,15 @@ func TestMatrixIsComplete(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for _, p := range matrix {
-		for _, name := range strings.Fields(p.fires + " " + p.may + " " + p.inhibited) {
+		for name := range strings.FieldsSeq(p.fires + " " + p.may + " " + p.inhibited) {
 			if !alerts[name] {
 				t.Errorf("%s: there is no alert %s", p.faults, name)
 			}
 		}
-		for _, name := range strings.Fields(p.fires) {
+		for name := range strings.FieldsSeq(p.fires) {
 			proven[name] = true
 		}
-		for _, f := range strings.Fields(p.faults) {
+		for f := range strings.FieldsSeq(p.faults) {
 			used[f] = true
 		}
 	}
