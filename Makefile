@@ -96,6 +96,14 @@ bench: ## Run the benchmarks, with allocations.
 bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.
 	@scripts/bench-peers $(PEERS_FLAGS)
 
+.PHONY: bench-backup
+bench-backup: $(BIN)/niodooctl test-deps ## Compare a backup with the manual's script on the same files and PostgreSQL (some minutes, 6 GB in TMPDIR).
+	$(GO) run ./internal/backup/bench $(BACKUP_FLAGS) $(BIN)/niodooctl
+
+.PHONY: bench-logs
+bench-logs: $(BIN)/niodooctl ## Compare the log analysis with the manual's greps, and with ripgrep.
+	@$(GO) run ./internal/logbench --program=$(BIN)/niodooctl $(LOGS_FLAGS)
+
 GENERATED := collector/README.md mixin/metrics.json mixin/thresholds.json dashboards rules alertmanager examples/kubernetes/prometheusrule.yml mixin/tests/optional_rules.yml
 
 .PHONY: scrape

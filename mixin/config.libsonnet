@@ -84,7 +84,8 @@
     },
     // Webhooks, by receiver (those below too); '' is off.
     webhooks: {
-      // The dead man's switch: expects Watchdog without a pause. niodooctl incident listen is one.
+      // The dead man's switch: expects Watchdog without a pause. niodooctl incident listen is one,
+      // at http://localhost:10647/webhook; it takes both.
       heartbeat: '',
       // Every alert, at any hour, for niodooctl incident listen.
       incidents: '',

@@ -31,6 +31,10 @@ const (
 	sourceOwn        = "own"
 )
 
+// capacityPause lies between two looks: long enough for the processors' counters,
+// which count hundredths of a second.
+const capacityPause = 500 * time.Millisecond
+
 const maxHorizon = 5 * 365 * 24 * time.Hour
 
 func init() {
@@ -69,11 +73,17 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 	}
 	stack := observe.Open(e.cfg, e.logger)
 	defer stack.Close()
+	before := stack.Look(ctx, capacity.Collectors())
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(capacityPause):
+	}
 	now := stack.Look(ctx, capacity.Collectors())
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	rep, why, err := f.analyse(ctx, e, o, now)
+	rep, why, err := f.analyse(ctx, e, o, before, now)
 	if err != nil {
 		return err
 	}
@@ -81,7 +91,7 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 		rep.NotLookedAt = slices.Insert(rep.NotLookedAt, 0, capacity.NotLookedAt{What: "Prometheus", Why: why})
 	}
 	if f.record {
-		if err := capacity.Record(ctx, e.cfg.Operations.StateDir, now); err != nil {
+		if err := f.keep(ctx, e.cfg.Operations.StateDir, now); err != nil {
 			rep.NotLookedAt = append(rep.NotLookedAt, capacity.NotLookedAt{What: "today's measurement",
 				Why: fmt.Sprintf("it could not be kept for later: %v; see operations.state_dir, or --no-record", err)})
 		}
@@ -100,11 +110,19 @@ func (f *capacityFlags) run(ctx context.Context, e *env) error {
 	return nil
 }
 
+// keep adds the measurement to the history. It waits for another run of
+// niodooctl that writes there, but not for long.
+func (f *capacityFlags) keep(ctx context.Context, dir string, now observe.Snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return capacity.Record(ctx, dir, now)
+}
+
 // analyse asks Prometheus, and takes niodooctl's own history where that may be
 // and why says what kept it from Prometheus.
-func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options, now observe.Snapshot) (rep *capacity.Report, why string, err error) {
+func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options, before, now observe.Snapshot) (rep *capacity.Report, why string, err error) {
 	if f.source == sourceOwn {
-		rep, err = capacity.Analyse(ctx, o, now)
+		rep, err = capacity.Analyse(ctx, o, before, now)
 		return rep, "", err
 	}
 	own := o
@@ -113,7 +131,7 @@ func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options,
 	case f.source == sourceAuto && !e.cfg.Enabled("prometheus"):
 		err = errors.New("it is not enabled in the configuration")
 	default:
-		if rep, err = capacity.Analyse(ctx, o, now); err == nil && len(rep.Resources) == 0 {
+		if rep, err = capacity.Analyse(ctx, o, before, now); err == nil && len(rep.Resources) == 0 {
 			err = fmt.Errorf("%s has no data with {%s}: is the exporter scraped, under that name?", o.Prometheus.URL(), f.selector)
 		}
 	}
@@ -121,7 +139,7 @@ func (f *capacityFlags) analyse(ctx context.Context, e *env, o capacity.Options,
 		return rep, "", err
 	}
 	why = err.Error()
-	rep, err = capacity.Analyse(ctx, own, now)
+	rep, err = capacity.Analyse(ctx, own, before, now)
 	return rep, why, err
 }
 
@@ -191,7 +209,7 @@ func quantity(text string) (float64, error) {
 func (f *capacityFlags) print(e *env, rep *capacity.Report) {
 	if !e.quiet {
 		e.heading(1, fmt.Sprintf("Capacity at %s", rep.Generated.Format("2006-01-02 15:04 MST")))
-		e.printf("History: %s (%s), %d days used. Horizon: %s.", rep.Source, rep.Detail, rep.HistoryDays, rep.Until.Format("2006-01-02"))
+		e.printf("History: %s (%s), %s used. Horizon: %s.", rep.Source, rep.Detail, daysText(rep.HistoryDays), rep.Until.Format("2006-01-02"))
 		if rep.Growth != 0 {
 			e.printf(" What if: %s load, and what is stored growing as much faster.", humanize.Signed(humanize.Ratio, rep.Growth))
 		}
@@ -220,9 +238,16 @@ func (f *capacityFlags) print(e *env, rep *capacity.Report) {
 	if len(rep.NotLookedAt) > 0 && !e.quiet {
 		e.heading(2, "Not looked at")
 		for _, n := range rep.NotLookedAt {
-			e.printf("- %s: %s\n", n.What, n.Why)
+			e.printf("- %s: %s\n", n.What, oneLine(n.Why))
 		}
 	}
+}
+
+func daysText(n int) string {
+	if n == 1 {
+		return "1 day"
+	}
+	return fmt.Sprintf("%d days", n)
 }
 
 func (f *capacityFlags) row(e *env, r capacity.Resource) []string {
@@ -239,11 +264,12 @@ func (f *capacityFlags) row(e *env, r capacity.Resource) []string {
 			limit += " = " + humanize.Value(humanize.Ratio, *r.Use / *r.Limit)
 		}
 	}
-	if r.Trend.Answer == capacity.Growing || r.Trend.Answer == capacity.Shrinking {
+	switch r.Trend.Answer {
+	case capacity.Growing, capacity.Shrinking:
 		trend = humanize.Signed(r.Unit, r.Trend.PerDay) + " a day"
 		between = humanize.Signed(r.Unit, r.Trend.Low) + " .. " + humanize.Signed(r.Unit, r.Trend.High)
-	} else if r.Trend.Answer == capacity.TooShort {
-		trend += fmt.Sprintf(" (%d days)", r.Trend.Days)
+	case capacity.TooShort:
+		trend += " (" + daysText(r.Trend.Days) + ")"
 	}
 	if !r.Trend.Step.IsZero() {
 		trend += ", since a jump on " + r.Trend.Step.Format("2006-01-02")

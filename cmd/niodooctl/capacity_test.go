@@ -32,6 +32,9 @@ func ctl(t *testing.T, args ...string) (code int, stdout, stderr string) {
 // that watches them, with more sections, and nothing else.
 func simulated(t *testing.T, services []string, more string) string {
 	t.Helper()
+	if services == nil {
+		services = []string{} // and not all
+	}
 	st, err := sim.New(sim.Options{Only: services})
 	if err != nil {
 		t.Fatal(err)

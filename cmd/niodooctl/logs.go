@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
+	"github.com/niodoo/niodoo_exporter/internal/humanize"
 	"github.com/niodoo/niodoo_exporter/internal/loganalysis"
 	"github.com/niodoo/niodoo_exporter/internal/logscan"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
@@ -52,7 +54,7 @@ type logsAnalyze struct {
 
 // Limits of what is kept in memory.
 const (
-	maxLast = 1000
+	maxLast = 250
 	maxTop  = 250
 )
 
@@ -82,6 +84,8 @@ func (l *logsAnalyze) run(ctx context.Context, e *env) error {
 			return fmt.Errorf("no file matches logs.paths, %s; name files, or mend the configuration", strings.Join(e.cfg.Logs.Paths, " "))
 		}
 	}
+	// What is kept is bounded; so is, then, what is not yet collected.
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	p := e.progress("reading logs", loganalysis.Size(o.Sources), true)
 	o.Read = p.add
 	r, err := loganalysis.Analyze(ctx, o)
@@ -201,13 +205,13 @@ func (e *env) logInputs(r *loganalysis.Report) {
 			left++
 		}
 	}
-	e.printf("%s in %s, %s", plural(r.Lines, "line"), plural(uint64(len(r.Inputs)-left), "log"), byteSize(r.Bytes))
+	e.printf("%s in %s, %s", plural(r.Lines, "line"), plural(uint64(len(r.Inputs)-left), "log"), humanize.Value(humanize.Bytes, float64(r.Bytes)))
 	if r.First != nil {
 		e.printf(", from %s to %s", r.First.Local().Format(logTime), r.Last.Local().Format(logTime))
 	}
 	e.printf("\n")
-	if r.Undated > 0 && !(r.First == nil && r.Levels == nil) {
-		e.printf("%s no time of their own\n", plural(r.Undated, "line has", "lines have"))
+	if r.Undated > 0 {
+		e.printf("%s\n", plural(r.Undated, "line has no time of its own", "lines have no time of their own"))
 	}
 	if bounds := logBounds(r); bounds != "" {
 		e.printf("%s: %s left out\n", bounds, plural(r.Outside, "line is", "lines are"))
@@ -217,12 +221,21 @@ func (e *env) logInputs(r *loganalysis.Report) {
 			e.printf("%s %s\n", e.coloured(opstate.Unknown, "Not read:"), i.Problem)
 		}
 	}
+	shown := 0
 	for _, i := range r.Inputs {
-		if i.LeftOut != "" {
-			e.printf("Left out: %s: %s\n", i.Path, i.LeftOut)
+		if i.LeftOut == "" {
+			continue
 		}
+		if shown++; shown > maxLeftShown {
+			e.printf("Left out: %d more; -o json names them\n", left-maxLeftShown)
+			return
+		}
+		e.printf("Left out: %s: %s\n", i.Path, i.LeftOut)
 	}
 }
+
+// maxLeftShown is how many logs that were left out are named.
+const maxLeftShown = 10
 
 func logBounds(r *loganalysis.Report) string {
 	var parts []string
@@ -315,10 +328,7 @@ func (e *env) logDurations(r *loganalysis.Report) {
 	e.printf("\n")
 	var rows [][]string
 	for _, d := range r.Durations {
-		show := func(v float64) string { return strconv.FormatFloat(v, 'g', 4, 64) }
-		if d.Unit == "seconds" {
-			show = shortSeconds
-		}
+		show := func(v float64) string { return humanize.Value(d.Unit, v) }
 		rows = append(rows, []string{d.Field, grouped(d.Count), show(d.P50), show(d.P95), show(d.P99), show(d.Max)})
 	}
 	e.table([]string{"duration", "values", "p50", "p95", "p99", "most"}, rows, 2, 3, 4, 5, 6)
@@ -363,23 +373,6 @@ func sparkline(counts []uint64) string {
 	return b.String()
 }
 
-// shortSeconds is a duration in its own unit, to three digits.
-func shortSeconds(v float64) string {
-	switch {
-	case v == 0:
-		return "0"
-	case v < 1e-6:
-		return strconv.FormatFloat(v*1e9, 'g', 3, 64) + "ns"
-	case v < 1e-3:
-		return strconv.FormatFloat(v*1e6, 'g', 3, 64) + "µs"
-	case v < 1:
-		return strconv.FormatFloat(v*1e3, 'g', 3, 64) + "ms"
-	case v < 60:
-		return strconv.FormatFloat(v, 'g', 3, 64) + "s"
-	}
-	return time.Duration(v * float64(time.Second)).Round(time.Second).String()
-}
-
 // share is a part of a whole in percent.
 func share(part, whole uint64) string {
 	if whole == 0 {
@@ -406,17 +399,4 @@ func plural(n uint64, one string, many ...string) string {
 		return grouped(n) + " " + many[0]
 	}
 	return grouped(n) + " " + one + "s"
-}
-
-// byteSize is a number of bytes in the largest unit that fits.
-func byteSize(n uint64) string {
-	const units = "KMGTP"
-	if n < 1024 {
-		return plural(n, "byte")
-	}
-	v, i := float64(n)/1024, 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	return fmt.Sprintf("%.1f %ciB", v, units[i])
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/loganalysis"
 	"github.com/niodoo/niodoo_exporter/internal/logging"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
@@ -44,6 +46,9 @@ func main() {
 	go func() { <-ctx.Done(); stop() }() // a second signal ends us at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
+
+// An argument such as @oncall is text, no file of arguments.
+func init() { kingpin.EnableFileExpansion = false }
 
 // silent drops what the Redis client logs by itself.
 type silent struct{}
@@ -71,7 +76,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	app.Flag("log.level", "Lowest level to log to the standard error.").Default("error").EnumVar(&e.logLevel, logging.Levels...)
 	actions := install(app)
 
-	name, err := app.Parse(args)
+	name, err := app.Parse(namedStdin(args))
+	if exited && len(args) == 0 {
+		fmt.Fprintln(stderr, "niodooctl: name a command, one of those above")
+		return exitUsage
+	}
 	if exited {
 		return code
 	}
@@ -80,6 +89,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitUsage
 	}
 	return e.do(ctx, actions[name])
+}
+
+// namedStdin gives a lone dash, which kingpin would make an empty argument, the
+// standard input's name.
+func namedStdin(args []string) []string {
+	args = slices.Clone(args)
+	for i, a := range args {
+		if a == "-" {
+			args[i] = loganalysis.Stdin
+		}
+	}
+	return args
 }
 
 // do loads what every command needs, runs one and returns the exit code.

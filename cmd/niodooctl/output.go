@@ -52,6 +52,9 @@ func (e *env) heading(level int, title string) {
 	}
 }
 
+// oneLine writes an error of several lines in one.
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
+
 // isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

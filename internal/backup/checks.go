@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -126,4 +127,31 @@ func DecodeChecks(r io.Reader) (Checks, error) {
 		return Checks{}, fmt.Errorf("checks: %w: %w", ErrDamaged, err)
 	}
 	return c, nil
+}
+
+// UpdateChecks changes what is noted about the backup with that manifest. The
+// caller holds the lock of the directory. A backup that is gone by now is
+// [os.ErrNotExist]; notes that cannot be read are begun anew.
+func UpdateChecks(dir string, s Summary, change func(*Checks)) error {
+	now, err := ReadManifest(dir, s.Name, nil)
+	if err != nil {
+		return err
+	}
+	if s.Archive == nil || now.Archive.SHA256 != s.Archive.SHA256 {
+		return fmt.Errorf("checks of %s: it is another backup by now", s.Name)
+	}
+	c, err := ReadChecks(dir, now)
+	switch {
+	case errors.Is(err, ErrVersion):
+		return err
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, ErrDamaged), errors.Is(err, ErrTooLarge):
+		c = Checks{SHA256: now.Archive.SHA256}
+	case err != nil:
+		return err
+	}
+	change(&c)
+	if err := atomicfile.RemoveLeftovers(ChecksPath(dir, s.Name)); err != nil {
+		return err
+	}
+	return WriteChecks(dir, s.Name, c)
 }

@@ -42,8 +42,10 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"iter"
 	"maps"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -463,4 +465,18 @@ func ReadManifest(dir, name string, entry func(Entry) error) (Summary, error) {
 		return s, fmt.Errorf("%s: %w: it does not name the archive", path, ErrDamaged)
 	}
 	return s, nil
+}
+
+// Delete removes all files of a backup of ours: the manifest first, so that
+// what a crash leaves is no backup. The caller holds the lock of the directory.
+func Delete(dir, name string) error {
+	for _, path := range []string{ManifestPath(dir, name), ChecksPath(dir, name), ArchivePath(dir, name, false), ArchivePath(dir, name, true)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := atomicfile.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -477,7 +477,12 @@ func dumpComplete(path string) (bool, error) {
 	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil && !errors.Is(err, io.EOF) {
 		return false, err
 	}
-	return bytes.Contains(append([]byte("\n"), tail...), []byte("\n"+dumpTrailer)), nil
+	return DumpComplete(tail), nil
+}
+
+// DumpComplete reports whether the last 4 KiB of a plain dump are its end.
+func DumpComplete(tail []byte) bool {
+	return bytes.Contains(append([]byte("\n"), tail...), []byte("\n"+dumpTrailer))
 }
 
 // treeSize adds up the files below a directory, 10,000 at most, without

@@ -4,6 +4,7 @@
 package capacity
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -101,8 +102,9 @@ type Mark struct {
 	Latest   time.Time `json:"latest,omitzero"`
 }
 
-// Analyse looks at every resource. now is what a look at the stack says.
-func Analyse(ctx context.Context, o Options, now observe.Snapshot) (*Report, error) {
+// Analyse looks at every resource. before and now are what two looks at the
+// stack say, shortly after each other.
+func Analyse(ctx context.Context, o Options, before, now observe.Snapshot) (*Report, error) {
 	rep := &Report{Generated: o.Now, Until: o.Now.Add(o.Horizon), HorizonDays: o.Horizon.Hours() / 24, Growth: o.Growth,
 		Resources: []Resource{}, NotLookedAt: []NotLookedAt{}}
 	err := o.describe(ctx, rep)
@@ -123,7 +125,7 @@ func Analyse(ctx context.Context, o Options, now observe.Snapshot) (*Report, err
 				return nil, err
 			}
 		} else {
-			tracks = fromOwn(own, r, now)
+			tracks = fromOwn(own, r, before, now)
 		}
 		for _, t := range tracks {
 			rep.Resources = append(rep.Resources, o.assess(r, t))
@@ -197,7 +199,7 @@ func (o Options) assess(r resource, t track) Resource {
 	if !math.IsNaN(t.peak) {
 		out.Peak = &t.peak
 	}
-	limit := t.limit
+	limit := cmp.Or(t.limit, r.ceiling)
 	if l, ok := o.Limits[r.name]; ok {
 		limit = l
 	}
@@ -236,11 +238,11 @@ func (o Options) marks(r resource, out *Resource, limit float64) []Mark {
 	for i := range marks {
 		m := &marks[i]
 		m.At = m.Share * limit
-		use := out.Use
-		if out.WhatIf != nil {
-			use = out.WhatIf
+		use := out.typical(r)
+		if r.load {
+			use *= 1 + o.Growth
 		}
-		m.Reached = use != nil && *use >= m.At
+		m.Reached = use >= m.At
 		if m.Reached || out.Trend.Answer != Growing {
 			continue // without growth there is no date
 		}
@@ -253,6 +255,18 @@ func (o Options) marks(r resource, out *Resource, limit float64) []Mark {
 		}
 	}
 	return marks
+}
+
+// typical is the use that is held against the limits: of load that of the last
+// day, since every processor is busy for a moment now and then.
+func (r *Resource) typical(of resource) float64 {
+	switch {
+	case of.load && r.Trend.Days > 0:
+		return r.Trend.level
+	case r.Use != nil:
+		return *r.Use
+	}
+	return math.Inf(-1)
 }
 
 // note keeps the first time that something holds.
@@ -273,8 +287,9 @@ func (r *Resource) judge(of resource, o Options) {
 	var says []string
 	for _, m := range r.Marks {
 		near := m.Reached || !m.Expected.IsZero() && m.Expected.Sub(o.Now) <= soon
+		momentary := of.load && r.Trend.Days == 0
 		switch {
-		case m.Name == "full" && near:
+		case m.Name == "full" && near && !momentary:
 			r.Verdict = opstate.Failing
 		case m.Reached || !m.Expected.IsZero():
 			r.Verdict = worse(r.Verdict, opstate.Warning)

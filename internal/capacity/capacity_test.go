@@ -150,7 +150,7 @@ func TestFromPrometheus(t *testing.T) {
 	c := backfilled(t, 30, now)
 	o := options(now)
 	o.Prometheus = c
-	rep, err := Analyse(context.Background(), o, observe.Snapshot{})
+	rep, err := Analyse(context.Background(), o, observe.Snapshot{}, observe.Snapshot{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestPrometheusFails(t *testing.T) {
 	if o.Prometheus, err = promapi.New(config.HTTP{URL: "http://" + freeAddress(t)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Analyse(context.Background(), o, observe.Snapshot{}); err == nil || !strings.Contains(err.Error(), "refused") {
+	if _, err := Analyse(context.Background(), o, observe.Snapshot{}, observe.Snapshot{}); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("%v", err)
 	}
 }
@@ -236,7 +236,7 @@ func TestOwnHistory(t *testing.T) {
 	o.StateDir = dir
 
 	// The first run ever.
-	rep, err := Analyse(context.Background(), o, look)
+	rep, err := Analyse(context.Background(), o, observe.Snapshot{}, look)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +248,19 @@ func TestOwnHistory(t *testing.T) {
 	}
 	if m := find(t, rep, "memories"); m.Use == nil || m.Trend.Answer != TooShort {
 		t.Errorf("%+v", m)
+	}
+	// Two looks tell it, and no trend.
+	busy, all, _ := look.CPUSeconds()
+	for again := look; ; again = stack.Look(context.Background(), []string{"host"}) {
+		if b, a, _ := again.CPUSeconds(); b > busy && a > all {
+			if rep, err = Analyse(context.Background(), o, look, again); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if cpu := find(t, rep, "cpu"); cpu.Use == nil || *cpu.Use <= 0 || *cpu.Use > 1 || cpu.Trend.Answer != NoHistory {
+		t.Errorf("%+v", cpu)
 	}
 
 	// Two weeks in which the memories grew by 100 a day, to what they are now.
@@ -277,7 +290,7 @@ func TestOwnHistory(t *testing.T) {
 	memories, _ := look.Sum("niodoo_memory_entries")
 	o.Limits["memories"] = memories + 450
 	o.Growth = 1
-	if rep, err = Analyse(context.Background(), o, look); err != nil {
+	if rep, err = Analyse(context.Background(), o, observe.Snapshot{}, look); err != nil {
 		t.Fatal(err)
 	}
 	m := find(t, rep, "memories")
@@ -306,7 +319,7 @@ func TestOwnHistory(t *testing.T) {
 	if err := os.WriteFile(opstate.Path[opstate.Capacity](dir), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Analyse(context.Background(), o, look); err == nil || !strings.Contains(err.Error(), "damaged") {
+	if _, err := Analyse(context.Background(), o, observe.Snapshot{}, look); err == nil || !strings.Contains(err.Error(), "damaged") {
 		t.Errorf("%v", err)
 	}
 }
@@ -317,7 +330,7 @@ func TestMissing(t *testing.T) {
 	o := options(epoch)
 	o.StateDir = t.TempDir()
 	o.Enabled = func(c string) bool { return c != "gpu" }
-	rep, err := Analyse(context.Background(), o, observe.Snapshot{})
+	rep, err := Analyse(context.Background(), o, observe.Snapshot{}, observe.Snapshot{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,5 +341,28 @@ func TestMissing(t *testing.T) {
 		if n.What == "gpu memory" && (n.Expected || !strings.Contains(n.Why, "not enabled")) || n.What == "cpu" && !n.Expected {
 			t.Errorf("%+v", n)
 		}
+	}
+}
+
+// A machine that is busy for a moment needs no planning within a week.
+func TestMomentaryLoad(t *testing.T) {
+	t.Parallel()
+	o, cpu := options(epoch), resources[0]
+	busy := track{now: 1, limit: 1, peak: math.NaN()}
+	if r := o.assess(cpu, busy); r.Verdict != opstate.Warning {
+		t.Errorf("of a moment: %+v", r)
+	}
+	busy.points = []Point{{epoch, 0.3}}
+	if r := o.assess(cpu, busy); r.Verdict != opstate.Well || *r.Use != 1 {
+		t.Errorf("on a quiet day: %+v", r)
+	}
+	busy.points = history(3, func(int) float64 { return 1 })
+	if r := o.assess(cpu, busy); r.Verdict != opstate.Failing {
+		t.Errorf("of days: %+v", r)
+	}
+	o.Growth = 1
+	busy.points = []Point{{epoch, 0.4}}
+	if r := o.assess(cpu, busy); r.Verdict != opstate.Warning || *r.WhatIf != 2 {
+		t.Errorf("with twice the load: %+v", r)
 	}
 }

@@ -31,6 +31,8 @@ type resource struct {
 	threshold string
 	// collector is what the readings come from.
 	collector string
+	// ceiling is the limit where it is the same everywhere, 0 where it is not.
+	ceiling float64
 	// label tells the series of one resource apart, "" where there is one.
 	label string
 	// use and limit are expressions for Prometheus; @ stands for the selector.
@@ -46,14 +48,14 @@ const dayExpr = " * 86400"
 // resources is everything whose use is followed, in the order of the report.
 var resources = []resource{
 	{
-		name: "cpu", unit: humanize.Ratio, load: true, threshold: "cpu_usage_ratio", collector: "host",
+		name: "cpu", unit: humanize.Ratio, load: true, ceiling: 1, threshold: "cpu_usage_ratio", collector: "host",
 		use: `1 - sum without (mode) (rate(niodoo_host_cpu_seconds_total{@,mode=~"idle|iowait"}[1h])) / sum without (mode) (rate(niodoo_host_cpu_seconds_total{@}[1h]))`,
 		read: func(s observe.Snapshot) []reading {
 			busy, all, ok := s.CPUSeconds()
 			if !ok {
 				return nil
 			}
-			return []reading{{value: busy, of: all, limit: 1}}
+			return []reading{{value: busy, of: all}}
 		},
 		mend: "faster or more processors, or less work per event",
 	},

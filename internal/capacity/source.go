@@ -47,12 +47,13 @@ type track struct {
 // fromPrometheus returns the tracks of a resource. leftOut is how many series
 // were too many.
 func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector string, now time.Time, history time.Duration) (tracks []track, leftOut int, err error) {
-	step := max(time.Hour, (history/(promapi.MaxPoints-1)).Truncate(time.Hour)+time.Hour)
-	if history/time.Hour < promapi.MaxPoints {
-		step = time.Hour
+	step := time.Hour
+	for history/step >= promapi.MaxPoints {
+		step += time.Hour
 	}
-	end := now.Truncate(time.Minute)
-	m, err := c.Matrix(ctx, expression(r.use, selector), v1.Range{Start: end.Add(-history).Truncate(step), End: end, Step: step})
+	end := now.Truncate(time.Second)
+	// The last step is now: what began within the hour is there too.
+	m, err := c.Matrix(ctx, expression(r.use, selector), v1.Range{Start: end.Add(-history.Truncate(step)), End: end, Step: step})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -65,8 +66,6 @@ func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector
 		for _, s := range v {
 			limits[key(s.Metric)] = float64(s.Value)
 		}
-	} else if r.name == "cpu" {
-		limits = nil
 	}
 	for _, stream := range m {
 		values := slices.DeleteFunc(stream.Values, func(p model.SamplePair) bool {
@@ -80,9 +79,6 @@ func fromPrometheus(ctx context.Context, c *promapi.Client, r resource, selector
 			continue
 		}
 		t := track{labels: labels(stream.Metric), now: float64(values[len(values)-1].Value), limit: limits[key(stream.Metric)], peak: math.NaN()}
-		if limits == nil {
-			t.limit = 1
-		}
 		for _, v := range values {
 			if end.Sub(v.Timestamp.Time()) <= peakDays*day && !(t.peak >= float64(v.Value)) {
 				t.peak = float64(v.Value)
@@ -188,8 +184,9 @@ func ownHistory(dir string) (opstate.Capacity, error) {
 }
 
 // fromOwn returns the tracks of a resource: what a look tells now, with what
-// earlier runs have measured.
-func fromOwn(c opstate.Capacity, r resource, s observe.Snapshot) []track {
+// earlier runs have measured. Of a counter that none has, the use now is that
+// since the look before.
+func fromOwn(c opstate.Capacity, r resource, before, s observe.Snapshot) []track {
 	if r.read == nil {
 		return nil
 	}
@@ -205,14 +202,28 @@ func fromOwn(c opstate.Capacity, r resource, s observe.Snapshot) []track {
 		values := uses(measures)
 		if one.of != 0 {
 			t.now = math.NaN()
-			if len(values) > 0 {
-				t.now = float64(values[len(values)-1].Value)
+			recent := values
+			if len(recent) == 0 {
+				recent = uses(append(measured(r, one.label, before), measures[len(measures)-1]))
+			}
+			if len(recent) > 0 {
+				t.now = float64(recent[len(recent)-1].Value)
 			}
 		}
 		t.points = byDay(values, 1, r.mean)
 		tracks = append(tracks, t)
 	}
 	return tracks
+}
+
+// measured returns what a look tells of one series.
+func measured(r resource, label string, s observe.Snapshot) []opstate.Measure {
+	for _, one := range r.read(s) {
+		if one.label == label {
+			return []opstate.Measure{{At: s.At, Value: one.value, Of: one.of}}
+		}
+	}
+	return nil
 }
 
 // uses turns measurements into uses at times: those of counters lie between two

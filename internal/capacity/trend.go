@@ -88,8 +88,9 @@ func Fit(points []Point) Trend {
 		t.Answer = TooShort
 		return t
 	}
-	l := s.theilSen()
-	z, low, high := s.kendall(l)
+	slopes := s.slopes()
+	l := s.theilSen(slopes)
+	z, low, high := s.kendall(l, slopes)
 	t.PerDay, t.Low, t.High, t.level, t.spread = l.slope, low, high, l.at(s.x[len(s.x)-1]), s.rollingOrigin()
 	switch {
 	case math.Abs(z) < z90 || l.slope == 0:
@@ -243,8 +244,8 @@ func (s series) slopes() []float64 {
 
 // theilSen returns the line of the median slope: a third of the days may be
 // outliers.
-func (s series) theilSen() line {
-	slope := sortedMedian(s.slopes())
+func (s series) theilSen(slopes []float64) line {
+	slope := sortedMedian(slopes)
 	rest := make([]float64, len(s.x))
 	for i := range rest {
 		rest[i] = s.v[i] - slope*s.x[i]
@@ -256,7 +257,7 @@ func (s series) theilSen() line {
 // deviations, and the 90 % interval of the slope. Days that follow from those
 // before tell less than as many independent ones: the variance is larger by what
 // the residuals' correlation from day to day says.
-func (s series) kendall(l line) (z, low, high float64) {
+func (s series) kendall(l line, slopes []float64) (z, low, high float64) {
 	n := float64(len(s.v))
 	sum := 0.0
 	for i := range s.v {
@@ -284,7 +285,6 @@ func (s series) kendall(l line) (z, low, high float64) {
 	if variance > 0 {
 		z = (sum - math.Copysign(math.Min(1, math.Abs(sum)), sum)) / math.Sqrt(variance)
 	}
-	slopes := s.slopes()
 	half := z90 * math.Sqrt(max(0, variance))
 	count := float64(len(slopes))
 	at := func(rank float64) float64 {
@@ -331,7 +331,8 @@ func (s series) rollingOrigin() float64 {
 		if o >= n || i > 0 && o == first+(i-1)*(n-first)/origins {
 			continue
 		}
-		l := s.to(o).theilSen()
+		known := s.to(o)
+		l := known.theilSen(known.slopes())
 		for j := o; j < n; j++ {
 			errs = append(errs, math.Abs(s.v[j]-l.at(s.x[j]))/math.Sqrt(s.x[j]-s.x[o-1]))
 		}

@@ -95,7 +95,7 @@ func TestFitKnownAnswers(t *testing.T) {
 // The figures are logged; the test fails where far too few do.
 func TestCoverage(t *testing.T) {
 	t.Parallel()
-	const runs, days, ahead = 200, 60, 30
+	const runs, days, ahead = 100, 60, 30
 	type world struct {
 		name string
 		// make returns days of history and then those ahead, which are to be

@@ -260,8 +260,63 @@ type Backup struct {
 	MaxAge    model.Duration    `yaml:"max_age"`
 	Sources   map[string]string `yaml:"sources"`
 	Retention map[string]int    `yaml:"retention"`
-	Copy      string            `yaml:"copy"`
-	PGDump    string            `yaml:"pg_dump"`
+	// Copy is a command and its arguments that takes a backup off the host; in
+	// them {archive}, {manifest} and {name} stand for the backup's.
+	Copy Command `yaml:"copy"`
+	// PGDump is pg_dump's path, or container:NAME for the one in that container.
+	PGDump string `yaml:"pg_dump"`
+	// User and PasswordFile are of the role that may read everything;
+	// postgresql.user and its password by default.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Databases are dumped; by default postgresql.database.
+	Databases []string `yaml:"databases"`
+	// Recipients and those in RecipientsFile are the age keys that archives are
+	// encrypted to; without any they are not. IdentityFile opens them again.
+	Recipients     []string       `yaml:"recipients"`
+	RecipientsFile string         `yaml:"recipients_file"`
+	IdentityFile   string         `yaml:"identity_file"`
+	Schedule       BackupSchedule `yaml:"schedule"`
+}
+
+// Command is a program and its arguments. It is not given to a shell. A string
+// is split at its spaces.
+type Command []string
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (c *Command) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return n.Decode((*[]string)(c))
+	}
+	var line string
+	if err := n.Decode(&line); err != nil {
+		return err
+	}
+	if strings.ContainsAny(line, "\"'\\$|;&<>") {
+		return errors.New("no shell reads it: write a list, the program and each argument as an element")
+	}
+	*c = strings.Fields(line)
+	return nil
+}
+
+// BackupSchedule says on which days a backup of a higher class is due, so that
+// those of lower ones step aside; "" and 0 say nothing.
+type BackupSchedule struct {
+	// Full is a day of the week, Archive one of the month.
+	Full    string `yaml:"full"`
+	Archive int    `yaml:"archive"`
+}
+
+// defaultSources are what the manual's script backs up.
+var defaultSources = map[string]string{"data": "/opt/niodoo/data", "config": "/opt/niodoo/config", "logs": "/opt/niodoo/logs"}
+
+// Trees returns the directories to back up by name, and whether the file names
+// them: those of the manual need not be there.
+func (b Backup) Trees() (trees map[string]string, named bool) {
+	if len(b.Sources) > 0 {
+		return b.Sources, true
+	}
+	return defaultSources, false
 }
 
 // Operations is where niodooctl leaves what it last did.
@@ -289,10 +344,95 @@ type SMTP struct {
 }
 
 // Incident is niodooctl's incident handling.
-type Incident struct{}
+type Incident struct {
+	// Timeout bounds the collection of evidence: what has not answered by then is left out.
+	Timeout model.Duration `yaml:"evidence_timeout"`
+	// Repositories are git working trees whose commits count as changes.
+	Repositories []string `yaml:"repositories"`
+	// Units are systemd units to look at, besides those of Restart.
+	Units []string `yaml:"units"`
+	// Restart says by component what may be restarted, once, when it fails.
+	Restart map[string]RestartTarget `yaml:"restart"`
+	// Recovery is how long after a restart the component may take to be up.
+	Recovery model.Duration `yaml:"recovery"`
+	// Escalation are mail addresses by priority; notify.smtp.to where a
+	// priority is missing.
+	Escalation map[string][]string `yaml:"escalation"`
+	Listen     IncidentListen      `yaml:"listen"`
+}
+
+// RestartTarget is a systemd unit or a container; one of them is named.
+type RestartTarget struct {
+	Unit      string `yaml:"unit"`
+	Container string `yaml:"container"`
+}
+
+// String names the target for people, and the journal of actions.
+func (t RestartTarget) String() string {
+	if t.Unit != "" {
+		return "unit " + t.Unit
+	}
+	return "container " + t.Container
+}
+
+// IncidentListen is `niodooctl incident listen`.
+type IncidentListen struct {
+	Address string `yaml:"address"`
+	// WebConfigFile is the exporter-toolkit's: TLS, client certificates, passwords.
+	WebConfigFile string `yaml:"web_config_file"`
+	// TokenFile holds the bearer token that Alertmanager must send.
+	TokenFile SecretFile `yaml:"token_file"`
+	// MaxOpen bounds the incidents that are open at once.
+	MaxOpen int `yaml:"max_open"`
+	// Quiet is how long all alerts of an incident must be resolved until it is closed.
+	Quiet model.Duration `yaml:"quiet"`
+	// Interval is how often the listener gives a sign of life and asks its peers for one.
+	Interval model.Duration `yaml:"interval"`
+	// Silence is how long the heartbeat may fail to come; 0 is the threshold heartbeat_seconds.
+	Silence model.Duration `yaml:"silence"`
+	// Peers are other listeners, which this one watches.
+	Peers map[string]IncidentPeer `yaml:"peers"`
+}
+
+// IncidentPeer is another machine's listener.
+type IncidentPeer struct {
+	URL           string         `yaml:"url"`
+	Authorization *Authorization `yaml:"authorization"`
+	BasicAuth     *BasicAuth     `yaml:"basic_auth"`
+	TLSConfig     TLS            `yaml:"tls_config"`
+}
 
 // Maintenance is niodooctl's maintenance plan.
-type Maintenance struct{}
+type Maintenance struct {
+	// User is the role that owns the tables and indexes; "" is postgresql.user.
+	User         string     `yaml:"user"`
+	PasswordFile SecretFile `yaml:"password_file"`
+	// Window is when steps that load the stack may run, in local time; "" is always.
+	Window Window `yaml:"window"`
+	// TimeLimits say by step how long it may take.
+	TimeLimits map[string]model.Duration `yaml:"time_limits"`
+	// LockTimeout bounds each wait for a lock in PostgreSQL.
+	LockTimeout model.Duration `yaml:"lock_timeout"`
+	// LongTransaction is how old a transaction may be for an index to be rebuilt
+	// beside it.
+	LongTransaction model.Duration `yaml:"long_transaction"`
+	// Indexes are rebuilt every week; others are if they are clearly bloated.
+	Indexes []string `yaml:"indexes"`
+	// BloatMinBytes and BloatMaxDensity say which index is: of that size, with
+	// leaves that are less full than this ratio.
+	BloatMinBytes   int64   `yaml:"bloat_min_bytes"`
+	BloatMaxDensity float64 `yaml:"bloat_max_density"`
+	// DataDirectory is where the server's data is as seen from here, for the
+	// free space; "" is what the server says.
+	DataDirectory string `yaml:"data_directory"`
+	// LogDirectories are where rotated logs are removed; those of logs.paths
+	// without any.
+	LogDirectories []string       `yaml:"log_directories"`
+	LogRetention   model.Duration `yaml:"log_retention"`
+	// ReportDirectory is where reports are written; "" is reports in
+	// operations.state_dir.
+	ReportDirectory string `yaml:"report_directory"`
+}
 
 // Module is a named set of services for /probe.
 type Module struct {
@@ -504,6 +644,10 @@ func Default() *Config {
 			Backup:     Backup{Directory: "/opt/niodoo/backups", MaxAge: duration(26 * time.Hour), PGDump: "pg_dump"},
 			Operations: Operations{StateDir: "/var/lib/niodoo"},
 		},
+		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
+			Listen: IncidentListen{Address: "localhost:10647", MaxOpen: 500, Quiet: duration(5 * time.Minute), Interval: duration(15 * time.Second)}},
+		Maintenance: Maintenance{LockTimeout: duration(5 * time.Second), LongTransaction: duration(5 * time.Minute),
+			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour)},
 	}
 }
 

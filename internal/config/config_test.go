@@ -165,7 +165,37 @@ func TestErrors(t *testing.T) {
 		{"engine: {authorization: {credentials: s3cret}}", "secrets come from files only: write credentials_file: FILE"},
 		{"postgresql: {password: s3cret}", "write password_file: FILE"},
 		{"thresholds: {}", "--thresholds.file"},
-		{"incident: {x: 1}", "incident.x: unknown key; no keys are valid here"},
+		{"incident: {x: 1}", "incident.x: unknown key; valid here: escalation, evidence_timeout, listen"},
+		{"incident: {evidence_timeout: 0s}", "incident.evidence_timeout: must be more than 0"},
+		{"incident: {repositories: [niodoo]}", `incident.repositories: "niodoo" must be an absolute path`},
+		{"incident: {units: [niodoo]}", `"niodoo" is not the name of a systemd unit with its type, such as niodoo.service`},
+		{"incident: {units: ['--all.service']}", "is not the name of a systemd unit"},
+		{"incident: {restart: {disk: {unit: a.service}}}", `incident.restart.disk: "disk" is no component; valid here: engine, pipeline`},
+		{"incident: {restart: {host: {unit: a.service}}}", `"host" is no component`},
+		{"incident: {restart: {engine: {}}}", "write either unit: NAME.service or container: NAME"},
+		{"incident: {restart: {engine: {unit: a.service, container: a}}}", "write either unit: NAME.service or container: NAME"},
+		{"incident: {restart: {engine: {container: 'a/../b'}}}", `"a/../b" is not the name of a container`},
+		{"incident:\n  escalation:\n    P5: [a@example.com]", `niodoo.yml:3: incident.escalation.P5: "P5" is no priority; valid here: P1, P2`},
+		{"incident: {escalation: {P1: [nobody]}}", `"nobody" is not a mail address`},
+		{"incident: {listen: {address: localhost}}", `incident.listen.address: "localhost": write HOST:PORT`},
+		{"incident: {listen: {max_open: 1001}}", "incident.listen.max_open: is 1001; write a number from 1 to 1000"},
+		{"incident: {listen: {interval: 1m, silence: 1m}}", "incident.listen.silence: must be at least twice the interval of 1m"},
+		{"incident: {listen: {interval: 0s}}", "incident.listen.interval: must be at least 100ms"},
+		{"incident: {listen: {peers: {B: {url: 'http://b'}}}}", `incident.listen.peers.B: "B" is not a name`},
+		{"incident: {listen: {peers: {b: {}}}}", "incident.listen.peers.b.url: must start with http:// or https://"},
+		{"maintenance: {password_file: pw}", "maintenance.password_file: whose password is it? Write user too"},
+		{"maintenance: {window: 2-3}", `maintenance.window: "2-3": write HH:MM-HH:MM`},
+		{"maintenance: {window: '02:00-02:00'}", "maintenance.window:"},
+		{"maintenance: {time_limits: {vacum: 1h}}", `maintenance.time_limits.vacum: "vacum" is no step; valid here: health, log_analysis`},
+		{"maintenance: {time_limits: {vacuum: 13h}}", "maintenance.time_limits.vacuum: must be more than 0 and at most 12h"},
+		{"maintenance: {time_limits: {vacuum: fast}}", `"fast" is no duration`},
+		{"maintenance: {lock_timeout: 0s}", "maintenance.lock_timeout: must be more than 0"},
+		{"maintenance: {indexes: [events_idx]}", `maintenance.indexes[0]: "events_idx": write SCHEMA.INDEX`},
+		{"maintenance: {bloat_max_density: 90}", "maintenance.bloat_max_density: is 90; write a ratio"},
+		{"maintenance: {bloat_min_bytes: 0}", "maintenance.bloat_min_bytes: must be more than 0"},
+		{"maintenance: {log_retention: 1h}", "maintenance.log_retention: is 1h; at least 1d are kept"},
+		{"maintenance: {log_directories: [logs]}", `maintenance.log_directories: "logs" must be an absolute path`},
+		{"maintenance: {data_directory: data, report_directory: reports}", `maintenance.report_directory: "reports" must be an absolute path`},
 		{"engine: {}\npostgresql:\n  port: abc", "niodoo.yml:3: postgresql.port: cannot unmarshal !!str `abc` into int"},
 		{"postgresql: {port: 0}", "niodoo.yml:1: postgresql.port: 0 is no port; write 1 to 65535"},
 		{"postgresql: {sslmode: on}", `postgresql.sslmode: "on" is unknown; valid here: disable, allow`},
@@ -194,6 +224,17 @@ func TestErrors(t *testing.T) {
 		{"notify: {smtp: {auth_password: s3cret}}", "secrets come from files only: write auth_password_file: FILE"},
 		{"notify: {smtp: {to: a@b.c}}", "niodoo.yml:1: "},
 		{"notify: {alertmanager: 'localhost:9093'}", "notify.alertmanager: must start with http:// or https://"},
+		{"backup: {sources: {'a/b': /x}}", `"a/b" cannot be a directory's name in an archive`},
+		{"backup: {sources: {a: x}}", `backup.sources.a: "x" must be an absolute path`},
+		{"backup: {copy: 'scp a | b'}", "no shell reads it: write a list"},
+		{"backup: {copy: [bin/scp]}", `backup.copy: "bin/scp" is no program`},
+		{"backup: {pg_dump: 'container:'}", "backup.pg_dump: write container:NAME"},
+		{"backup: {pg_dump: bin/pg_dump}", "its absolute path, or container:NAME"},
+		{"backup: {databases: ['a/b']}", `backup.databases[0]: "a/b" cannot be backed up`},
+		{"backup: {recipients: [AGE-SECRET-KEY-1]}", "backup.recipients[0]: is no age recipient"},
+		{"backup: {identity_file: key}", `backup.identity_file: "key" must be an absolute path`},
+		{"backup: {schedule: {full: Sun}}", `backup.schedule.full: "Sun" is no day of the week`},
+		{"backup: {schedule: {archive: 31}}", "backup.schedule.archive: 31 is not a day that every month has"},
 		{"pipeline: {urls: []}", "pipeline: name at least one of urls and files"},
 		{"docker: {host: /var/run/docker.sock}", "write unix:///PATH"},
 		{"modules: {m: {allow: ['x']}}", "modules.m.services: name at least one service"},
@@ -224,6 +265,23 @@ func TestErrors(t *testing.T) {
 		if strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%q: the error tells a secret: %v", c.text, err)
 		}
+	}
+}
+
+func TestBackup(t *testing.T) {
+	c, err := Parse("niodoo.yml", []byte("backup:\n  copy: rclone copy {archive} remote:x\n  schedule: {full: Sunday, archive: 1}\n"))
+	if err != nil || strings.Join(c.Backup.Copy, ",") != "rclone,copy,{archive},remote:x" {
+		t.Errorf("%q, %v", c.Backup.Copy, err)
+	}
+	if trees, named := c.Backup.Trees(); len(trees) != 3 || named {
+		t.Errorf("%v, %v", trees, named)
+	}
+	c, err = Parse("niodoo.yml", []byte("backup: {copy: [a, 'b c'], sources: {x: /x}}"))
+	if err != nil || strings.Join(c.Backup.Copy, ",") != "a,b c" {
+		t.Errorf("%q, %v", c.Backup.Copy, err)
+	}
+	if trees, named := c.Backup.Trees(); len(trees) != 1 || !named {
+		t.Errorf("%v, %v", trees, named)
 	}
 }
 

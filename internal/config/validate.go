@@ -53,15 +53,7 @@ func (d *decoder) validate() error {
 	if c.Logs.StateFile != "" {
 		d.paths("logs.state_file", c.Logs.StateFile)
 	}
-	d.paths("backup.directory", c.Backup.Directory)
-	d.positive("backup.max_age", c.Backup.MaxAge)
-	for _, k := range slices.Sorted(maps.Keys(c.Backup.Retention)) {
-		if !slices.Contains(retentionClasses, k) {
-			d.errorf("backup.retention."+k, "unknown class; valid here: %s", strings.Join(retentionClasses, ", "))
-		} else if c.Backup.Retention[k] < 0 {
-			d.errorf("backup.retention."+k, "must not be negative")
-		}
-	}
+	d.backup(c.Backup)
 	d.paths("operations.state_dir", c.Operations.StateDir)
 	if c.Notify.Alertmanager != "" {
 		d.url("notify.alertmanager", c.Notify.Alertmanager)
@@ -96,8 +88,63 @@ func (d *decoder) validate() error {
 			}
 		}
 	}
+	d.incident()
+	d.maintenance()
 	d.fleet()
 	return errors.Join(d.errs...)
+}
+
+// sourceName is a directory's name within an archive.
+var sourceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+var weekdays = []string{"", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"}
+
+func (d *decoder) backup(b Backup) {
+	d.paths("backup.directory", b.Directory)
+	d.positive("backup.max_age", b.MaxAge)
+	for _, k := range slices.Sorted(maps.Keys(b.Retention)) {
+		if !slices.Contains(retentionClasses, k) {
+			d.errorf("backup.retention."+k, "unknown class; valid here: %s", strings.Join(retentionClasses, ", "))
+		} else if b.Retention[k] < 0 {
+			d.errorf("backup.retention."+k, "must not be negative")
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Sources)) {
+		d.paths("backup.sources."+name, b.Sources[name])
+		if !sourceName.MatchString(name) {
+			d.errorf("backup.sources", "%q cannot be a directory's name in an archive; write letters, digits, dots, underscores and hyphens", name)
+		}
+	}
+	if len(b.Copy) > 0 && !filepath.IsAbs(b.Copy[0]) && strings.ContainsAny(b.Copy[0], "/ ") {
+		d.errorf("backup.copy", "%q is no program: write its name or absolute path, and each argument as an element of its own", b.Copy[0])
+	}
+	switch container, ok := strings.CutPrefix(b.PGDump, "container:"); {
+	case ok && (container == "" || strings.HasPrefix(container, "-")):
+		d.errorf("backup.pg_dump", "write container:NAME")
+	case b.PGDump == "", !ok && !filepath.IsAbs(b.PGDump) && strings.Contains(b.PGDump, "/"):
+		d.errorf("backup.pg_dump", "%q: write pg_dump, its absolute path, or container:NAME", b.PGDump)
+	}
+	for i, name := range b.Databases {
+		if name == "" || strings.ContainsAny(name, "/\x00") {
+			d.errorf("backup.databases["+strconv.Itoa(i)+"]", "%q cannot be backed up under this name", name)
+		}
+	}
+	for _, f := range []struct{ key, path string }{{"recipients_file", b.RecipientsFile}, {"identity_file", b.IdentityFile}} {
+		if f.path != "" {
+			d.paths("backup."+f.key, f.path)
+		}
+	}
+	for i, r := range b.Recipients {
+		if !strings.HasPrefix(r, "age1") {
+			d.errorf("backup.recipients["+strconv.Itoa(i)+"]", "is no age recipient; write the public key, which begins with age1")
+		}
+	}
+	if !slices.Contains(weekdays, strings.ToLower(b.Schedule.Full)) {
+		d.errorf("backup.schedule.full", "%q is no day of the week", b.Schedule.Full)
+	}
+	if b.Schedule.Archive < 0 || b.Schedule.Archive > 28 {
+		d.errorf("backup.schedule.archive", "%d is not a day that every month has; write 1 to 28", b.Schedule.Archive)
+	}
 }
 
 // CompileAllow compiles one expression of an allow-list. It always matches the

@@ -30,7 +30,7 @@ func Value(unit string, v float64) string {
 	case BytesPerSec:
 		return bytesText(v) + "/s"
 	case Ratio:
-		return number(100*v) + " %"
+		return percent(100*v) + " %"
 	case Seconds:
 		return secondsText(v)
 	}
@@ -72,6 +72,15 @@ func secondsText(v float64) string {
 	return Duration(time.Duration(v * float64(time.Second)))
 }
 
+// percent writes what is close to a hundred more exactly: there the difference
+// to it is what matters.
+func percent(v float64) string {
+	if v >= 90 && v < 100 && v != math.Trunc(v) {
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	return number(v)
+}
+
 // number writes three digits, or all before the point.
 func number(v float64) string {
 	a := math.Abs(v)
@@ -84,6 +93,9 @@ func number(v float64) string {
 		return strconv.FormatFloat(v, 'f', 1, 64)
 	case a >= 1:
 		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	if a < 5e-4 {
+		return strconv.FormatFloat(v, 'f', 0, 64)
 	}
 	return strconv.FormatFloat(v, 'g', 3, 64)
 }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package localserver runs real servers on a temporary directory and a free
-// loopback port, for the tests and the demo. Each is stopped by whoever
-// started it; none touches what is installed on the machine.
+// loopback port or a socket, for the tests, the demo and the restore drill. Each
+// is stopped by whoever started it; none touches what is installed on the machine.
 package localserver
 
 import (

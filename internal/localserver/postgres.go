@@ -41,6 +41,12 @@ type PostgresOptions struct {
 	HBA []string
 	// StandbyOf makes the server a streaming standby of another one.
 	StandbyOf *Postgres
+	// Scratch is an existing directory with a short path in which the server
+	// keeps all that it has, the socket too; then it has no TCP port, and nothing
+	// is left in or taken from a cache.
+	Scratch string
+	// Programs is the directory of PostgreSQL's programs; "" finds the newest.
+	Programs string
 }
 
 // Postgres is a running PostgreSQL server. It listens on 127.0.0.1:Port and on
@@ -62,11 +68,15 @@ type Postgres struct {
 // StartPostgres starts a PostgreSQL server with an empty data directory and
 // waits until it answers. Stop removes it.
 func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
-	server, err := find("postgres", "postgresql", postgresDirs()...)
-	if err != nil {
-		return nil, err
+	p := &Postgres{bin: o.Programs}
+	if p.bin == "" {
+		server, err := find("postgres", "postgresql", postgresDirs()...)
+		if err != nil {
+			return nil, err
+		}
+		p.bin = filepath.Dir(server)
 	}
-	p := &Postgres{bin: filepath.Dir(server)}
+	var err error
 	if p.owner, err = unprivileged("postgres"); err != nil {
 		return nil, err
 	}
@@ -104,24 +114,31 @@ func postgresVersionOf(bin string) int {
 // create makes the directories and the files in them.
 func (p *Postgres) create(ctx context.Context, o PostgresOptions) error {
 	var err error
+	// A socket's path has at most 107 bytes; those of tests' directories are longer.
+	sockets := "/tmp"
+	if o.Scratch != "" {
+		o.Dir, sockets = o.Scratch, o.Scratch
+	}
 	if p.base, err = os.MkdirTemp(o.Dir, "pg"); err != nil {
 		return err
 	}
 	if err := p.reachable(p.base); err != nil {
 		return err
 	}
-	// A socket's path has at most 107 bytes; those of tests' directories are longer.
-	if p.SocketDir, err = os.MkdirTemp("/tmp", "pg"); err != nil {
+	if p.SocketDir, err = os.MkdirTemp(sockets, "pg"); err != nil {
 		return err
 	}
 	p.DataDir = filepath.Join(p.base, "data")
 	if err := errors.Join(p.chown(p.base), p.chown(p.SocketDir)); err != nil {
 		return err
 	}
-	if o.StandbyOf != nil {
+	switch {
+	case o.Scratch != "":
+		err = p.initdb(ctx, p.DataDir)
+	case o.StandbyOf != nil:
 		err = p.run(ctx, "pg_basebackup", "-h", o.StandbyOf.SocketDir, "-p", strconv.Itoa(o.StandbyOf.Port),
 			"-U", PostgresSuperuser, "-D", p.DataDir, "-R", "-X", "stream", "-c", "fast", "-N")
-	} else {
+	default:
 		err = p.initialize(ctx)
 	}
 	return err
@@ -130,12 +147,17 @@ func (p *Postgres) create(ctx context.Context, o PostgresOptions) error {
 // configure chooses a port and writes postgresql.conf and pg_hba.conf anew.
 // Nothing that is written has to outlive a crash of the machine.
 func (p *Postgres) configure(o PostgresOptions) error {
-	var err error
-	if p.Port, err = freePort(); err != nil {
-		return err
+	listen := "127.0.0.1"
+	if o.Scratch != "" {
+		listen, p.Port = "", 5432
+	} else {
+		var err error
+		if p.Port, err = freePort(); err != nil {
+			return err
+		}
 	}
 	settings := map[string]string{
-		"listen_addresses":        "'127.0.0.1'",
+		"listen_addresses":        "'" + listen + "'",
 		"port":                    strconv.Itoa(p.Port),
 		"unix_socket_directories": "'" + p.SocketDir + "'",
 		"unix_socket_permissions": "0777", // the directory keeps others out

@@ -28,6 +28,9 @@ type RedisOptions struct {
 	Sentinel bool
 	// Config are further lines of redis.conf; they win over ours.
 	Config []string
+	// Scratch is an existing directory with a short path, for the server to work
+	// in: what is in it is loaded. Then it has no TCP port, and Stop leaves it.
+	Scratch string
 }
 
 // Redis is a running redis-server. It listens on 127.0.0.1 and on a unix
@@ -51,6 +54,10 @@ func StartRedis(ctx context.Context, opts RedisOptions) (*Redis, error) {
 	path, err := find("redis-server", "redis-server", "/usr/local/bin", "/opt/redis/bin")
 	if err != nil {
 		return nil, err
+	}
+	if opts.Scratch != "" {
+		r := &Redis{Socket: filepath.Join(opts.Scratch, "redis.sock"), Dir: opts.Scratch, Addr: net.JoinHostPort("", "0"), path: path, opts: opts}
+		return r, r.Start(ctx)
 	}
 	dir, err := os.MkdirTemp("", "niodoo-redis-")
 	if err != nil {
@@ -136,5 +143,7 @@ func (r *Redis) answers(ctx context.Context) error {
 // Stop ends the server and removes its directory.
 func (r *Redis) Stop() {
 	r.stop(syscall.SIGTERM)
-	_ = os.RemoveAll(r.Dir)
+	if r.opts.Scratch == "" {
+		_ = os.RemoveAll(r.Dir)
+	}
 }

@@ -8,6 +8,7 @@
 package loganalysis
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -35,7 +36,7 @@ type Options struct {
 	// A line without a time belongs to the one before it.
 	Since, Until time.Time
 	// Last is how many of the last lines of each class are kept, Top how many of
-	// the most frequent messages, targets and hours.
+	// the most frequent messages, targets, durations and hours.
 	Last, Top int
 	// ClassesOnly counts the classes and nothing else.
 	ClassesOnly bool
@@ -49,8 +50,8 @@ type Options struct {
 }
 
 // maxWorkers bounds how many read side by side, since each holds some memory:
-// about 3 MiB at worst. They are as fast as disks are.
-const maxWorkers = 8
+// some 5 MiB at worst. They are as fast as disks are.
+const maxWorkers = 6
 
 // Analyze reads the logs. What could not be read is in the report; the error is
 // that of ctx.
@@ -68,10 +69,12 @@ func Analyze(ctx context.Context, o Options) (*Report, error) {
 	a := newAnalysis(o, canReadAgain(o.Sources))
 	r, err := a.run(ctx)
 	if errors.Is(err, logscan.ErrNotMapped) { // all of it again, by reading
-		for _, in := range a.inputs {
+		again := newAnalysis(o, false)
+		for i, in := range a.inputs {
+			again.inputs[i].before = in.size
 			o.Read(-int64(in.bytes.Load()))
 		}
-		r, err = newAnalysis(o, false).run(ctx)
+		r, err = again.run(ctx)
 	}
 	return r, err
 }
@@ -189,7 +192,7 @@ func (a *analysis) count(ctx context.Context) (*Report, error) {
 		}
 		if in.isStream() {
 			var c logscan.Counter
-			in.err = in.stream(ctx, a.o.Stdin, func(b []byte) {
+			in.stream(ctx, a.o.Stdin, func(b []byte) {
 				_, _ = c.Write(b)
 				in.bytes.Add(uint64(len(b)))
 				a.o.Read(int64(len(b)))
@@ -249,6 +252,7 @@ const (
 	maxMessages = 512
 	maxTarget   = 128  // bytes
 	maxKept     = 1024 // bytes of a line that is shown
+	maxExample  = 512  // bytes of a message's first line
 )
 
 func newWorker(a *analysis) *worker {
@@ -273,7 +277,7 @@ func (w *worker) run(ctx context.Context) error {
 		w.past, w.stopped, w.dated, w.inside = false, false, false, false
 		before := w.counts.Lines
 		if in.isStream() {
-			in.err = in.stream(ctx, w.a.o.Stdin, func(b []byte) { _, _ = w.Write(b) })
+			in.stream(ctx, w.a.o.Stdin, func(b []byte) { _, _ = w.Write(b) })
 			w.stream.Finish(w.line)
 		} else {
 			err := w.share(ctx, w.view(), from)
@@ -310,13 +314,18 @@ func (w *worker) share(ctx context.Context, view logscan.View, from int64) error
 	at, err := logscan.ReadShare(ctx, view, from, w.in.size, w)
 	w.stream.Finish(w.line)
 	w.past = true
-	for w.a.filtered && w.dated && err == nil && !w.stopped && at < w.in.size {
+	size := int64(behindShare)
+	for w.a.filtered && (w.dated || from == 0) && err == nil && !w.stopped && at < w.in.size {
 		var b []byte
-		if b, err = view(at, int(min(behindShare, w.in.size-at))); len(b) == 0 {
+		if b, err = view(at, int(min(size, w.in.size-at))); len(b) == 0 {
 			break
 		}
 		at += int64(len(b))
 		w.stream.Write(b, w.line)
+		size = logscan.ChunkSize
+		if err == nil {
+			err = ctx.Err()
+		}
 	}
 	if w.past && !w.stopped && err == nil {
 		w.stream.Finish(w.line)
@@ -328,7 +337,7 @@ func (w *worker) share(ctx context.Context, view logscan.View, from int64) error
 	return err
 }
 
-// behindShare is what is read at once behind a share, in bytes: a few lines.
+// behindShare is what is read at first behind a share, in bytes: a few lines.
 const behindShare = 4 << 10
 
 // Write takes the next bytes of a share or a stream.
@@ -416,13 +425,14 @@ func (w *worker) countMessage(l logscan.Line, f *facts) {
 	if len(message) == 0 && len(detail) == 0 {
 		message = l.Head
 	}
-	w.folded = fold(w.folded[:0], message)
+	w.folded = fold(w.folded[:0], bytes.TrimSpace(message))
 	if len(detail) > 0 {
 		w.folded = fold(append(w.folded, ": "...), detail)
 	}
 	c, isNew := w.messages.count(w.folded)
 	if isNew {
-		c.example = append(c.example[:0], l.Head[:min(len(l.Head), maxKept)]...)
+		c.example = append(c.example[:0], l.Head[:min(len(l.Head), maxExample)]...)
+		c.place = place{w.in.index, w.from + w.number}
 	}
 	c.levels[f.level]++
 	c.seen(f.at)

@@ -71,8 +71,10 @@ type parser struct {
 	minute    [len("2006-01-02T15:04")]byte
 	minuteAt  int64 // Unix nanoseconds of that minute
 	plain     []byte
-	layouts   [4]*layout // of JSON lines, the last one used first
-	times     [3][]byte  // a JSON line's fields timestamp, time and ts
+	root      slot      // of what JSON lines are built like
+	slots     int       // in the tree
+	unknown   int       // lines that were not built as one before
+	times     [3][]byte // a JSON line's fields timestamp, time and ts
 	pending   []pendingValue
 }
 
@@ -107,14 +109,12 @@ func (p *parser) key(name []byte) *key {
 // object reads a JSON object. As in [logscan.LevelOf], a name's first value in
 // the outermost object counts.
 func (p *parser) object(b []byte, f *facts) {
-	for i, l := range p.layouts {
-		if l != nil && p.follow(l, b, f) {
-			p.layouts[0], p.layouts[i] = l, p.layouts[0]
-			break
-		}
-	}
-	if !f.escaped {
+	if !p.follow(b, f) {
 		p.learn(b, f)
+	}
+	f.escaped = true
+	for i := range p.pending {
+		p.pending[i].duration.observe(p.pending[i].value, p.pending[i].unit)
 	}
 	for i := range p.times {
 		if p.times[i] != nil {
@@ -124,34 +124,46 @@ func (p *parser) object(b []byte, f *facts) {
 	}
 }
 
-// layout is how a JSON line is built: the bytes before each value, and those
-// behind the last. Most lines of a program are built alike, and following a
-// layout costs a third of reading the line as if nothing were known of it.
-type layout struct {
-	slots []slot
-	tail  []byte
-}
-
-// slot is a value's place in a layout.
+// slot is a value's place in a JSON line, known by the values before it and the
+// bytes between. The lines of a program are built in few ways, which make a
+// tree: to follow it costs a third of reading a line as if nothing were known.
 type slot struct {
-	before   []byte
+	before   []byte // what stands between the last value and this one
 	quoted   bool
 	role     role // noRole where the value does not matter
 	unit     float64
 	duration *duration
+
+	next  []*slot  // the values that may follow
+	tails [][]byte // what may follow if this is the last one
 }
 
-// follow fills f from a line that is built exactly so. It reports whether the
-// line is; if not, f is as before.
-func (p *parser) follow(l *layout, b []byte, f *facts) bool {
+// Limits of the tree. Beyond them nothing more is learnt, until so many lines
+// were not known that another tree may serve better.
+const (
+	maxSlots   = 512
+	maxNext    = 16
+	maxBefore  = 256 // bytes
+	maxUnknown = 10_000
+)
+
+// follow fills f from a line that is built as one before. It reports whether
+// the line is.
+func (p *parser) follow(b []byte, f *facts) bool {
 	p.times = [3][]byte{}
 	p.pending = p.pending[:0]
-	at := 0
-	for i := range l.slots {
-		s := &l.slots[i]
-		if len(b)-at < len(s.before) || string(b[at:at+len(s.before)]) != string(s.before) {
-			return p.astray(f)
+	s, at := &p.root, 0
+	for {
+		next := s.after(b[at:])
+		if next == nil {
+			for _, t := range s.tails {
+				if string(t) == string(b[at:]) {
+					return true
+				}
+			}
+			return false
 		}
+		s = next
 		at += len(s.before)
 		end := at
 		if s.quoted {
@@ -160,30 +172,67 @@ func (p *parser) follow(l *layout, b []byte, f *facts) bool {
 				n = quoteEnd(b, at) - at
 			}
 			if n < 0 {
-				return p.astray(f)
+				return false
 			}
 			end += n
-		} else if end = wordEnd(b, at); end < 0 || end == at {
-			return p.astray(f)
+		} else if end = wordEnd(b, at); end < 0 {
+			return false
 		}
 		if s.role != noRole {
 			p.take(s, b[at:end], f)
 		}
 		at = end
 	}
-	if string(b[at:]) != string(l.tail) {
-		return p.astray(f)
-	}
-	for i := range p.pending {
-		p.pending[i].duration.observe(p.pending[i].value, p.pending[i].unit)
-	}
-	f.escaped = true
-	return true
 }
 
-func (p *parser) astray(f *facts) bool {
+// after returns the slot of the next value in b, or nil if it is not known.
+func (s *slot) after(b []byte) *slot {
+	for i, c := range s.next {
+		n := len(c.before)
+		if len(b) <= n || string(b[:n]) != string(c.before) {
+			continue
+		}
+		if first := b[n]; !c.quoted && (first == '"' || first == '{' || first == '[') {
+			continue
+		}
+		if i > 0 { // frequent ones come to the front
+			s.next[i-1], s.next[i] = c, s.next[i-1]
+		}
+		return c
+	}
+	return nil
+}
+
+// grow returns the slot after s that is as c, which is added if it is new, or
+// nil if there is no room.
+func (p *parser) grow(s, c *slot, before []byte) *slot {
+	if s == nil {
+		return nil
+	}
+	for _, n := range s.next {
+		if n.quoted == c.quoted && string(n.before) == string(before) {
+			return n
+		}
+	}
+	if p.slots >= maxSlots || len(s.next) >= maxNext || len(before) > maxBefore {
+		return nil
+	}
+	p.slots++
+	added := *c
+	added.before = bytes.Clone(before)
+	s.next = append(s.next, &added)
+	return &added
+}
+
+// learn reads a JSON object that is built in a new way, and remembers that way.
+func (p *parser) learn(b []byte, f *facts) {
 	*f = facts{at: noTime}
-	return false
+	p.times = [3][]byte{}
+	p.pending = p.pending[:0]
+	if p.unknown++; p.unknown > maxUnknown {
+		p.root, p.slots, p.unknown = slot{}, 0, 0
+	}
+	p.read(b, f)
 }
 
 // pendingValue is a duration that counts once the line is known to be read.
@@ -211,35 +260,11 @@ func (p *parser) take(s *slot, v []byte, f *facts) {
 	}
 }
 
-// learn reads a JSON object in one pass, as far as it is whole, and remembers
-// its layout in the place of the one that was used least recently.
-func (p *parser) learn(b []byte, f *facts) {
-	p.times = [3][]byte{}
-	p.pending = p.pending[:0]
-	f.escaped = true
-	last := len(p.layouts) - 1
-	l := p.layouts[last]
-	if l == nil {
-		l = &layout{}
-	}
-	copy(p.layouts[1:], p.layouts[:last])
-	p.layouts[0] = nil // until it is known
-	whole := p.read(b, f, l)
-	for i := range p.pending {
-		p.pending[i].duration.observe(p.pending[i].value, p.pending[i].unit)
-	}
-	if whole {
-		p.layouts[0] = l
-	}
-}
-
-// maxSlots bounds the size of a layout.
-const maxSlots = 64
-
-// read is learn's pass. It reports whether l is the layout of the whole line.
-func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
-	slots := l.slots[:cap(l.slots)] // their texts are used again
-	n, behind := 0, 0
+// read reads a JSON object in one pass, as far as it is whole, and adds what it
+// meets to the tree.
+func (p *parser) read(b []byte, f *facts) {
+	at := &p.root
+	behind := 0   // the last value
 	var seen uint // roles, by bit
 	depth, wantKey, fields := 0, false, false
 	for i := 0; i < len(b); {
@@ -256,7 +281,7 @@ func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
 		case '"':
 			end := quoteEnd(b, i+1)
 			if end < 0 {
-				return false
+				return
 			}
 			name := b[i+1 : end]
 			i = end + 1
@@ -264,21 +289,21 @@ func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
 				continue
 			}
 			wantKey = false
-			at := skipSpace(b, i)
-			if at == len(b) || b[at] != ':' {
+			v := skipSpace(b, i)
+			if v == len(b) || b[v] != ':' {
 				continue
 			}
-			at = skipSpace(b, at+1)
-			if at == len(b) {
-				return false
+			v = skipSpace(b, v+1)
+			if v == len(b) {
+				return
 			}
 			k := p.key(name)
-			if b[at] == '{' || b[at] == '[' {
-				fields = fields || depth == 1 && k.role == roleFields && b[at] == '{'
-				i = at
+			if b[v] == '{' || b[v] == '[' {
+				fields = fields || depth == 1 && k.role == roleFields && b[v] == '{'
+				i = v
 				continue
 			}
-			s := slot{role: k.role, unit: k.unit, duration: k.duration, quoted: b[at] == '"'}
+			s := slot{role: k.role, unit: k.unit, duration: k.duration, quoted: b[v] == '"'}
 			switch k.role {
 			case roleFields:
 				s.role = noRole
@@ -287,7 +312,7 @@ func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
 					s.role = noRole
 				}
 			case roleMessage, roleDetail:
-				if depth != 1 && !(depth == 2 && fields) {
+				if depth != 1 && (depth != 2 || !fields) {
 					s.role = noRole
 				}
 			}
@@ -298,26 +323,19 @@ func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
 				seen |= 1 << s.role
 			}
 			if s.quoted {
-				at++
-				end = quoteEnd(b, at)
+				v++
+				end = quoteEnd(b, v)
 			} else {
-				end = wordEnd(b, at)
+				end = wordEnd(b, v)
 			}
 			if end < 0 {
 				if s.role == roleMessage && s.quoted { // of a line longer than what is looked at
-					f.message = b[at:]
+					f.message = b[v:]
 				}
-				return false
+				return
 			}
-			p.take(&s, b[at:end], f)
-			if n < maxSlots {
-				if n == len(slots) {
-					slots = append(slots, slot{})
-				}
-				s.before = append(slots[n].before[:0], b[behind:at]...)
-				slots[n] = s
-			}
-			n++
+			p.take(&s, b[v:end], f)
+			at = p.grow(at, &s, b[behind:v])
 			behind = end
 			if i = end; s.quoted {
 				i++
@@ -326,11 +344,9 @@ func (p *parser) read(b []byte, f *facts, l *layout) (whole bool) {
 		}
 		i++
 	}
-	if n <= len(slots) {
-		l.slots = slots[:n]
-		l.tail = append(l.tail[:0], b[behind:]...)
+	if at != nil && depth == 0 && len(at.tails) < maxNext && len(b)-behind <= maxBefore {
+		at.tails = append(at.tails, bytes.Clone(b[behind:]))
 	}
-	return depth == 0 && n > 0 && n <= maxSlots
 }
 
 // wordEnd returns the index behind the number or word at i, or -1 if nothing
@@ -452,7 +468,7 @@ func isSnake(name []byte) bool {
 			return false
 		}
 	}
-	return !(name[0] >= '0' && name[0] <= '9')
+	return name[0] < '0' || name[0] > '9'
 }
 
 // textFields looks at every `name=value` and `name: number`.
@@ -640,7 +656,7 @@ func durationUnit(name string) (unit float64, ok bool) {
 }
 
 // maxDurations bounds how many names of durations have figures of their own.
-const maxDurations = 64
+const maxDurations = 32
 
 // durations are the durations found, by the name of their field.
 type durations struct {

@@ -242,6 +242,7 @@ func (a *analysis) details(r *Report, workers []*worker) {
 		})
 	}
 	r.Durations = allDurations(workers)
+	r.Durations = r.Durations[:min(len(r.Durations), a.o.Top)]
 }
 
 func instant(at int64) *time.Time {

@@ -22,7 +22,7 @@ import (
 )
 
 // Stdin is the path that stands for the standard input.
-const Stdin = "-"
+const Stdin = "/dev/stdin"
 
 // Source is a log that is to be read.
 type Source struct {
@@ -86,6 +86,7 @@ type input struct {
 
 	file     *os.File // of a file that is read in shares
 	size     int64
+	before   int64 // its size when it was tried to be read before
 	modified int64 // Unix nanoseconds
 	next     int64 // where the next share begins
 	pending  int   // shares that are being read
@@ -94,7 +95,6 @@ type input struct {
 	lines, bytes atomic.Uint64
 	err          error  // why it was not read, or not to its end
 	left         string // why it was left out
-	read         bool   // at least in part
 }
 
 // isStream reports whether the input can only be read from its beginning to its end.
@@ -147,7 +147,7 @@ type fileID struct{ device, inode uint64 }
 
 func idOf(info os.FileInfo) fileID {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		return fileID{uint64(s.Dev), s.Ino}
+		return fileID{s.Dev, s.Ino}
 	}
 	return fileID{}
 }
@@ -190,7 +190,6 @@ func (in *input) open(seen map[fileID]bool) {
 	} else if info, err = f.Stat(); err != nil {
 		in.err = err
 	} else {
-		in.read = true
 		in.modified = info.ModTime().UnixNano()
 		if compression(head[:n]) == "" {
 			in.file, in.size = f, info.Size()
@@ -206,8 +205,10 @@ func (in *input) close() {
 		return
 	}
 	in.closed = true
-	if info, err := in.file.Stat(); err == nil && info.Size() < in.size && in.err == nil {
-		in.err = fmt.Errorf("%s became shorter while it was read: from %d to %d bytes", in.path, in.size, info.Size())
+	if size := max(in.size, in.before); in.err == nil {
+		if info, err := in.file.Stat(); err == nil && info.Size() < size {
+			in.err = fmt.Errorf("%s became shorter while it was read: from %d to %d bytes", in.path, size, info.Size())
+		}
 	}
 	in.file.Close()
 }
@@ -216,38 +217,53 @@ func (in *input) close() {
 // what `zstd -19` needs, and is held in memory.
 const maxWindow = 8 << 20
 
-// stream opens the input as a stream and calls each for its pieces, which are
-// valid until it returns.
-func (in *input) stream(ctx context.Context, stdin io.Reader, each func([]byte)) error {
-	r := stdin
-	if in.path != Stdin {
-		f, err := os.Open(in.path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		r = f
-	} else {
+// windows is how many such files are read at the same time.
+var windows = make(chan struct{}, 2)
+
+// errReport says that a stream is a report of niodooctl.
+var errReport = errors.New(leftReport)
+
+// stream reads the input as a stream and calls each for its pieces, which are
+// valid until it returns. What keeps it from that is in the input afterwards.
+func (in *input) stream(ctx context.Context, stdin io.Reader, each func([]byte)) {
+	if in.path == Stdin {
 		in.modified = time.Now().UnixNano()
+	}
+	err := readAhead(ctx, func() (io.Reader, func(), error) { return openStream(in.path, stdin) }, each)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("it takes more than %d MiB of memory to uncompress; run zstd -dc and pipe it in, with - as its name", maxWindow>>20)
+	}
+	switch {
+	case errors.Is(err, errReport):
+		in.left = leftReport
+	case err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission): // which name the path
+		in.err = fmt.Errorf("%s: %w", in.path, err)
+	default:
+		in.err = err
+	}
+}
+
+// openStream opens what is at a path and returns its bytes, uncompressed, and
+// what ends the reading. It may have to wait for a pipe's other end.
+func openStream(path string, stdin io.Reader) (plain io.Reader, end func(), err error) {
+	r, closeFile := stdin, func() {}
+	if path != Stdin {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, closeFile, err
+		}
+		r, closeFile = f, func() { f.Close() }
 	}
 	b := bufio.NewReader(r)
 	head, err := b.Peek(headSize)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return nil, closeFile, err
 	}
 	if isReport(head) {
-		in.left = leftReport
-		return nil
+		return nil, closeFile, errReport
 	}
-	in.read = true
-	plain, end, err := decompress(compression(head), b)
-	if err != nil {
-		return fmt.Errorf("%s: %w", in.path, err)
-	}
-	if err := readAhead(ctx, plain, end, each); err != nil {
-		return fmt.Errorf("%s: %w", in.path, err)
-	}
-	return nil
+	plain, closePlain, err := decompress(compression(head), b)
+	return plain, func() { closePlain(); closeFile() }, err
 }
 
 func decompress(format string, r io.Reader) (plain io.Reader, end func(), err error) {
@@ -263,15 +279,16 @@ func decompress(format string, r io.Reader) (plain io.Reader, end func(), err er
 		if err != nil {
 			return nil, end, err
 		}
-		return d, d.Close, nil
+		windows <- struct{}{}
+		return d, func() { d.Close(); <-windows }, nil
 	}
 	return nil, end, fmt.Errorf("it is compressed with %s; uncompress it and pipe it in, with - as its name", format)
 }
 
-// readAhead calls each for pieces of r while the next is being read, and end
-// when nothing more is read from it. Where ctx ends it does not wait for a read
-// that cannot be interrupted, such as a terminal's.
-func readAhead(ctx context.Context, r io.Reader, end func(), each func([]byte)) error {
+// readAhead calls each for pieces of what open opens while the next is being
+// read. Where ctx ends it does not wait for what cannot be interrupted, such as
+// a terminal or a pipe's other end.
+func readAhead(ctx context.Context, open func() (r io.Reader, end func(), err error), each func([]byte)) error {
 	type piece struct {
 		data []byte
 		err  error
@@ -284,7 +301,12 @@ func readAhead(ctx context.Context, r io.Reader, end func(), each func([]byte)) 
 		free <- make([]byte, logscan.ChunkSize)
 	}
 	go func() {
+		r, end, err := open()
 		defer end()
+		if err != nil {
+			full <- piece{nil, err}
+			return
+		}
 		for {
 			select {
 			case <-ctx.Done():

@@ -17,8 +17,19 @@ type counter struct {
 	levels      [logscan.NumLevels]uint64
 	first, last int64 // Unix nanoseconds, [noTime] if none was seen
 	example     []byte
+	place       place // of the example
 
 	ranked uint64 // the count that the heap knows, at most count
+}
+
+// place is where a line stands, among all inputs.
+type place struct {
+	input int
+	order int64
+}
+
+func (p place) before(o place) bool {
+	return p.input < o.input || p.input == o.input && p.order < o.order
 }
 
 func (c *counter) seen(at int64) {
@@ -112,12 +123,9 @@ func mergeTop(all []*topK) (merged []*counter, bound uint64) {
 				sum.levels[l] += n
 			}
 			sum.seen(c.first)
-			if c.last != noTime && (sum.last == noTime || c.last >= sum.last || sum.example == nil) {
-				sum.example = c.example
-			}
 			sum.seen(c.last)
-			if sum.example == nil {
-				sum.example = c.example
+			if sum.example == nil || c.place.before(sum.place) {
+				sum.example, sum.place = c.example, c.place
 			}
 		}
 		merged = append(merged, sum)

@@ -13,9 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/niodoo/niodoo_exporter/internal/logcorpus"
 )
 
 // grepArguments are the manual's five searches.
@@ -91,11 +94,11 @@ func TestAgainstGrep(t *testing.T) {
 		"carriage returns": []byte("timeout\r\ncpu\r\n\r\nok\r\n"), "NUL": []byte("\x00\x00error\x00\nmem\x00ory\ngp\x00u gpu\n"),
 		"long s": []byte("di\u017fk\nExcept\u0131on\nFAILED\n"), "invalid UTF-8": []byte("\xff\xfeerror\n\xc3disk\xc3\n"),
 		"split colours": []byte("\x1b[31mer\x1b[0mror\x1b[31merror\x1b[0m\n"),
-		"json":          jsonCorpus(200<<10, 0, 1, 2, 3, 4), "text": textCorpus(100 << 10),
+		"json":          logcorpus.JSON(200<<10, logcorpus.Dense), "text": logcorpus.Text(100<<10, logcorpus.Dense),
 		"long line": bytes.Join([][]byte{bytes.Repeat([]byte("x"), 3<<20), []byte("toroidal"), bytes.Repeat([]byte("y"), 1<<20), []byte("gpu\nlatency")}, nil),
 	}
 	for i := range 40 {
-		corpora[fmt.Sprint("dirt ", i)] = dirtCorpus(r, 50+400*(i%5))
+		corpora[fmt.Sprint("dirt ", i)] = logcorpus.Dirt(r, 50+400*(i%5))
 	}
 	for name, data := range corpora {
 		t.Run(name, func(t *testing.T) {
@@ -138,7 +141,7 @@ func TestCount(t *testing.T) {
 	long := bytes.Repeat([]byte("cpu x "), 3<<20) // 18 MiB without a newline
 	for kind, data := range map[string][]byte{
 		"empty":             nil,
-		"json":              jsonCorpus(10<<20, 0, 1, 2),
+		"json":              logcorpus.JSON(10<<20, logcorpus.Sparse),
 		"one long line":     long,
 		"long lines":        append(append([]byte("gpu\n"), long...), "\nerror\n\nx"...),
 		"newline at bound":  append(append(bytes.Repeat([]byte("x"), ShareSize-1), '\n'), "error\n"...),
@@ -187,7 +190,7 @@ func TestCountFails(t *testing.T) {
 // A file that is truncated while it is mapped is an error, not a crash.
 func TestCountShrinking(t *testing.T) {
 	t.Parallel()
-	f, err := os.OpenFile(write(t, jsonCorpus(9<<20, 0)), os.O_RDWR, 0)
+	f, err := os.OpenFile(write(t, logcorpus.JSON(9<<20, []int{0})), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,6 +237,13 @@ func TestWords(t *testing.T) {
 			t.Errorf("%q cannot be searched for", w.text)
 		}
 	}
+	var texts []string
+	for _, w := range words {
+		texts = append(texts, w.text)
+	}
+	if !slices.Equal(texts, logcorpus.Words) {
+		t.Errorf("the words are %v, the corpora's %v", texts, logcorpus.Words)
+	}
 	if longest != longestWord {
 		t.Errorf("longestWord is %d, the longest has %d", longestWord, longest)
 	}
@@ -253,7 +263,7 @@ var oracle = [NumClasses]*regexp.Regexp{
 func FuzzMatch(f *testing.F) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for range 20 {
-		f.Add(dirtCorpus(r, 40), uint16(r.IntN(100)))
+		f.Add(logcorpus.Dirt(r, 40), uint16(r.IntN(100)))
 	}
 	f.Fuzz(func(t *testing.T, data []byte, cut uint16) {
 		var got []Classes
@@ -284,8 +294,8 @@ func FuzzMatch(f *testing.F) {
 
 func BenchmarkMatch(b *testing.B) {
 	for name, data := range map[string][]byte{
-		"json/none": jsonCorpus(32 << 20), "json/sparse": jsonCorpus(32<<20, 0, 1, 2),
-		"json/dense": jsonCorpus(32<<20, 0, 1, 2, 3, 4), "text/dense": textCorpus(32 << 20),
+		"json/none": logcorpus.JSON(32<<20, nil), "json/sparse": logcorpus.JSON(32<<20, logcorpus.Sparse),
+		"json/dense": logcorpus.JSON(32<<20, logcorpus.Dense), "text/dense": logcorpus.Text(32<<20, logcorpus.Dense),
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
@@ -296,47 +306,6 @@ func BenchmarkMatch(b *testing.B) {
 				}
 				if c.Counts().Lines == 0 {
 					b.Fatal("nothing counted")
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkCorpus counts the file that NIODOO_CORPUS names, from the page cache;
-// NIODOO_CORPUS_WRITE=json or =dense writes 256 MiB to it first. To compare,
-// run five greps and five rgs over the same file, warm:
-//
-//	hyperfine -i -w 2 --output=pipe \
-//	  "LC_ALL=C grep -a -c -i 'error\|failed\|exception' $F; LC_ALL=C grep -a -c -E '(processing_time|latency|timeout)' $F; …" \
-//	  "rg -a -c -i 'error|failed|exception' $F; rg -a -c 'processing_time|latency|timeout' $F; …"
-//
-// Their output must not be /dev/null, where grep stops at the first match.
-func BenchmarkCorpus(b *testing.B) {
-	name := os.Getenv("NIODOO_CORPUS")
-	if name == "" {
-		b.Skip("NIODOO_CORPUS names no file")
-	}
-	classes := map[string][]int{"json": {0, 1, 2}, "dense": {0, 1, 2, 3, 4}}
-	if kind := os.Getenv("NIODOO_CORPUS_WRITE"); kind != "" {
-		if err := os.WriteFile(name, jsonCorpus(256<<20, classes[kind]...), 0o600); err != nil {
-			b.Fatal(err)
-		}
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, workers := range []int{1, 2} {
-		b.Run(fmt.Sprint("workers=", workers), func(b *testing.B) {
-			b.SetBytes(info.Size())
-			for b.Loop() {
-				if _, err := CountFile(context.Background(), f, workers); err != nil {
-					b.Fatal(err)
 				}
 			}
 		})

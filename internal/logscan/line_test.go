@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/niodoo/niodoo_exporter/internal/logcorpus"
 )
 
 func TestLevelAndTime(t *testing.T) {
@@ -75,7 +77,7 @@ func TestLevelAndTime(t *testing.T) {
 func FuzzLine(f *testing.F) {
 	f.Add([]byte(`{"timestamp":"2026-01-27T10:00:00.123456Z","level":"ERROR","a":{"b":"\\\""}}`), 3)
 	f.Add([]byte("\x1b[2m2025-10-21T05:28:11.262391Z\x1b[0m \x1b[32m INFO\x1b[0m x\n[y] level=warn\n"), 20)
-	f.Add(dirtCorpus(rand.New(rand.NewPCG(7, 8)), 30), 0)
+	f.Add(logcorpus.Dirt(rand.New(rand.NewPCG(7, 8)), 30), 0)
 	f.Fuzz(func(t *testing.T, data []byte, cut int) {
 		var got []byte
 		var s Stream
@@ -104,7 +106,7 @@ func FuzzLine(f *testing.F) {
 }
 
 func BenchmarkStream(b *testing.B) {
-	for name, data := range map[string][]byte{"json": jsonCorpus(16<<20, 0, 1, 2), "text": textCorpus(16 << 20)} {
+	for name, data := range map[string][]byte{"json": logcorpus.JSON(16<<20, logcorpus.Sparse), "text": logcorpus.Text(16<<20, logcorpus.Dense)} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			var s Stream

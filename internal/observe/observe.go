@@ -8,6 +8,8 @@ package observe
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,8 +38,15 @@ func (s *Stack) Close() { s.scraper.Retire(nil) }
 func (s *Stack) Look(ctx context.Context, names []string) Snapshot {
 	at := time.Now()
 	res := s.scraper.Scrape(ctx, collector.DefaultTimeout, names)
-	v := Snapshot{At: at, Took: time.Since(at), Failures: res.Failures, Collectors: s.scraper.Names(), families: make(map[string]*dto.MetricFamily, len(res.Families))}
-	for _, f := range res.Families {
+	v := Of(at, res.Families...)
+	v.Took, v.Failures, v.Collectors = time.Since(at), res.Failures, s.scraper.Names()
+	return v
+}
+
+// Of returns a look that has found these metrics.
+func Of(at time.Time, families ...*dto.MetricFamily) Snapshot {
+	v := Snapshot{At: at, families: make(map[string]*dto.MetricFamily, len(families))}
+	for _, f := range families {
 		v.families[f.GetName()] = f
 	}
 	return v
@@ -52,6 +61,15 @@ type Snapshot struct {
 	Failures   []collector.Failed
 
 	families map[string]*dto.MetricFamily
+}
+
+// Families returns all metrics, sorted by name.
+func (s Snapshot) Families() []*dto.MetricFamily {
+	all := make([]*dto.MetricFamily, 0, len(s.families))
+	for _, name := range slices.Sorted(maps.Keys(s.families)) {
+		all = append(all, s.families[name])
+	}
+	return all
 }
 
 // Series is one series' value.

@@ -20,6 +20,8 @@ const (
 	maxPeers        = 16
 	maxText         = 2048
 	maxInProgress   = 24 * time.Hour
+	maxChanges      = 500
+	maxAlerts       = 500
 	namePattern     = `^[a-z0-9][a-z0-9_.-]{0,63}$`
 	incidentPattern = `^INC-\d{8}-\d{6}(-\d{1,3})?$`
 )
@@ -69,6 +71,68 @@ func (h Health) validate() error {
 		}
 	}
 	return errors.Join(validSeconds(h.Seconds), validNames("component", maps.Keys(h.Components), maxNames))
+}
+
+// HealthHistory is what health runs found over time, as far as it changed, and
+// what was told of it.
+type HealthHistory struct {
+	Last Health `json:"last"`
+	// Since is when the counting began: at the last summary, or the first run.
+	Since time.Time `json:"since"`
+	// Runs counts the runs since then by their verdict.
+	Runs map[Verdict]int64 `json:"runs"`
+	// Changes are the latest, oldest first.
+	Changes []HealthChange `json:"changes"`
+	// Pending is since when each alert's condition holds, told or not yet.
+	Pending map[string]time.Time `json:"pending,omitempty"`
+	// Posted are the labels of the alerts that Alertmanager was last given.
+	Posted []map[string]string `json:"posted,omitempty"`
+	// Mailed names what the last mail told, and MailedAt is when it went out.
+	Mailed   []string  `json:"mailed,omitempty"`
+	MailedAt time.Time `json:"mailed_at,omitzero"`
+}
+
+// HealthChange is a component whose verdict became another one. "" is the
+// verdict of a component that was not looked at.
+type HealthChange struct {
+	At        time.Time `json:"at"`
+	Component string    `json:"component"`
+	From      Verdict   `json:"from,omitempty"`
+	To        Verdict   `json:"to,omitempty"`
+	Why       string    `json:"why,omitempty"`
+}
+
+// Add notes changes and drops the oldest of those that are too many.
+func (h *HealthHistory) Add(changes ...HealthChange) {
+	for _, c := range changes {
+		c.Why = c.Why[:min(len(c.Why), maxText)]
+		h.Changes = append(h.Changes, c)
+	}
+	h.Changes = h.Changes[max(0, len(h.Changes)-maxChanges):]
+}
+
+func (HealthHistory) file() string { return "health_history.json" }
+
+func (h HealthHistory) validate() error {
+	if len(h.Changes) > maxChanges || len(h.Pending) > maxAlerts || len(h.Posted) > maxAlerts || len(h.Mailed) > maxAlerts {
+		return errors.New("the history is longer than is kept")
+	}
+	for _, c := range h.Changes {
+		for _, v := range []Verdict{c.From, c.To} {
+			if v != "" && v.ExitCode() < 0 {
+				return fmt.Errorf("the verdict %.100q on %.100q is unknown", v, c.Component)
+			}
+		}
+		if err := errors.Join(validTime("at", c.At), validText(c.Why)); err != nil {
+			return err
+		}
+	}
+	for v, n := range h.Runs {
+		if v.ExitCode() < 0 || n < 0 {
+			return fmt.Errorf("%d runs were %.100q", n, v)
+		}
+	}
+	return errors.Join(validTime("since", h.Since), h.Last.validate())
 }
 
 // StepResult is how a maintenance step ended.
@@ -183,11 +247,19 @@ func (d Drills) validate() error {
 type Heartbeat struct {
 	// Listening is when the listener last showed a sign of life of its own.
 	Listening time.Time `json:"listening,omitzero"`
-	// Received is when Watchdog last came.
+	// Received is when Watchdog last came, Waiting since when the listener, be
+	// it restarted in between, has waited for it.
 	Received time.Time `json:"received,omitzero"`
+	Waiting  time.Time `json:"waiting,omitzero"`
 	// Peers is when each other listener last came.
 	Peers map[string]time.Time `json:"peers,omitempty"`
+	// Told is since when those are silent whose silence has been told, by the
+	// peer's name or [Watchdog].
+	Told map[string]time.Time `json:"told,omitempty"`
 }
+
+// Watchdog is the name of the alerts' own heartbeat among the listener's sources.
+const Watchdog = "watchdog"
 
 func (Heartbeat) file() string { return "heartbeat.json" }
 
@@ -197,7 +269,7 @@ func (h Heartbeat) validate() error {
 			return err
 		}
 	}
-	return validNames("peer", maps.Keys(h.Peers), maxPeers)
+	return errors.Join(validNames("peer", maps.Keys(h.Peers), maxPeers), validNames("source", maps.Keys(h.Told), maxPeers+1))
 }
 
 func validTime(what string, t time.Time) error {

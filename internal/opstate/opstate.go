@@ -5,12 +5,13 @@
 // for the exporter's operations collector: one small JSON document per concern
 // in operations.state_dir.
 //
-//	health.json       the last health run and its verdicts
-//	maintenance.json  the last run of each maintenance step, and what runs now
-//	drills.json       the last restore drill
-//	incidents.json    open incidents, the latest closed ones, and totals
-//	heartbeat.json    when the listener last heard from Watchdog and its peers
-//	capacity.json     what capacity runs have measured, thinned out with age
+//	health.json          the last health run and its verdicts
+//	health_history.json  what health runs found before, as far as it changed
+//	maintenance.json     the last run of each maintenance step, and what runs now
+//	drills.json          the last restore drill
+//	incidents.json       open incidents, the latest closed ones, and totals
+//	heartbeat.json       when the listener last heard from Watchdog and its peers
+//	capacity.json        what capacity runs have measured, thinned out with age
 //
 // Each is replaced as a whole, so that a reader needs no lock and never sees
 // half of one; writers take turns by a lock on the directory itself, which needs
@@ -55,7 +56,7 @@ var (
 
 // Document is one concern's state.
 type Document interface {
-	Health | Maintenance | Drills | Incidents | Heartbeat | Capacity
+	Health | HealthHistory | Maintenance | Drills | Incidents | Heartbeat | Capacity
 	file() string
 	validate() error
 }
@@ -124,7 +125,7 @@ func Decode[D Document](r io.Reader) (D, error) {
 // value; one that cannot be read is not overwritten. If change fails, or what
 // it made is not valid, the old document stays.
 func Update[D Document](ctx context.Context, dir string, change func(*D) error) error {
-	unlock, err := lock(ctx, dir)
+	unlock, err := Lock(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -174,8 +175,16 @@ func encode[D Document](d D) ([]byte, error) {
 // held for milliseconds.
 const lockRetry = 5 * time.Millisecond
 
-// lock takes the directory's lock. The system drops it when its holder dies.
-func lock(ctx context.Context, dir string) (unlock func(), err error) {
+// TryLock is [Lock] that does not wait.
+func TryLock(dir string) (unlock func(), err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return Lock(ctx, dir)
+}
+
+// Lock takes a directory's lock, which it waits for until ctx ends; the error is
+// [ErrLocked] then. The system drops it when its holder dies.
+func Lock(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err

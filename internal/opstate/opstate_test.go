@@ -59,6 +59,9 @@ func maintenance() Maintenance {
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	roundTrip(t, Health{Finished: at, Seconds: 0.4, Verdict: Warning, Components: map[string]Verdict{"redis": Well, "engine": Failing}})
+	roundTrip(t, HealthHistory{Last: Health{Finished: at, Verdict: Well, Components: map[string]Verdict{}}, Since: at, Runs: map[Verdict]int64{Well: 3},
+		Changes: []HealthChange{{At: at, Component: "redis", From: Failing, To: Well}}, Posted: []map[string]string{{"alertname": "ServiceDown"}}, Pending: map[string]time.Time{"{}": at},
+		Mailed: []string{"ServiceDown redis"}, MailedAt: at})
 	roundTrip(t, maintenance())
 	roundTrip(t, Drills{Finished: at, OK: true, Recovery: 310, Backup: "niodoo_backup_20261124_020000", Succeeded: at})
 	roundTrip(t, Heartbeat{Listening: at, Received: at, Peers: map[string]time.Time{"niodoo-2": at}})
@@ -82,6 +85,11 @@ func TestRefused(t *testing.T) {
 		"negative duration":        Health{Finished: at, Verdict: Well, Seconds: -1}.validate(),
 		"too many components":      Health{Finished: at, Verdict: Well, Components: names}.validate(),
 		"component with newline":   Health{Finished: at, Verdict: Well, Components: map[string]Verdict{"a\nb": Well}}.validate(),
+		"history without time":     HealthHistory{Last: Health{Finished: at, Verdict: Well}}.validate(),
+		"history's last":           HealthHistory{Since: at}.validate(),
+		"history's change":         HealthHistory{Since: at, Last: Health{Finished: at, Verdict: Well}, Changes: []HealthChange{{At: at, To: "fine"}}}.validate(),
+		"history's runs":           HealthHistory{Since: at, Last: Health{Finished: at, Verdict: Well}, Runs: map[Verdict]int64{Well: -1}}.validate(),
+		"too many changes":         HealthHistory{Since: at, Last: Health{Finished: at, Verdict: Well}, Changes: make([]HealthChange, maxChanges+1)}.validate(),
 		"step without result":      Maintenance{Steps: map[string]Step{"a": {Started: at}}}.validate(),
 		"step without time":        Maintenance{Steps: map[string]Step{"a": {Result: StepOK}}}.validate(),
 		"step's interval":          Maintenance{Steps: map[string]Step{"a": {Started: at, Result: StepOK, Interval: -1}}}.validate(),
@@ -243,7 +251,7 @@ func TestConcurrentUpdates(t *testing.T) {
 func TestLocked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	unlock, err := lock(t.Context(), dir)
+	unlock, err := Lock(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,6 +431,7 @@ func FuzzDocuments(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		fuzzDocument[Health](t, raw)
+		fuzzDocument[HealthHistory](t, raw)
 		fuzzDocument[Maintenance](t, raw)
 		fuzzDocument[Drills](t, raw)
 		fuzzDocument[Incidents](t, raw)

@@ -45,6 +45,22 @@ func New(cfg config.HTTP) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("the url cannot be parsed") // its text may hold credentials
 	}
+	rt, err := Transport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	rt = bounded{rt}
+	client, err := api.NewClient(api.Config{Address: base.String(), RoundTripper: rt})
+	if err != nil {
+		return nil, err
+	}
+	return &Client{API: v1.NewAPI(client), base: base, http: &http.Client{Transport: rt,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+}
+
+// Transport returns what speaks to the server of an HTTP section with its
+// credentials. It keeps no connections.
+func Transport(cfg config.HTTP) (http.RoundTripper, error) {
 	c := promconfig.HTTPClientConfig{TLSConfig: promconfig.TLSConfig{
 		CAFile: cfg.TLSConfig.CAFile, CertFile: cfg.TLSConfig.CertFile, KeyFile: cfg.TLSConfig.KeyFile,
 		ServerName: cfg.TLSConfig.ServerName, InsecureSkipVerify: cfg.TLSConfig.InsecureSkipVerify,
@@ -58,17 +74,7 @@ func New(cfg config.HTTP) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	rt, err := promconfig.NewRoundTripperFromConfig(c, "niodooctl", promconfig.WithKeepAlivesDisabled())
-	if err != nil {
-		return nil, err
-	}
-	rt = bounded{rt}
-	client, err := api.NewClient(api.Config{Address: base.String(), RoundTripper: rt})
-	if err != nil {
-		return nil, err
-	}
-	return &Client{API: v1.NewAPI(client), base: base, http: &http.Client{Transport: rt,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
+	return promconfig.NewRoundTripperFromConfig(c, "niodooctl", promconfig.WithKeepAlivesDisabled())
 }
 
 // URL returns the server's address without credentials.
@@ -87,7 +93,7 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, into an
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("GET %s: %w", path, withoutURL(err))
+		return fmt.Errorf("GET %s: %w", path, WithoutURL(err))
 	}
 	defer res.Body.Close()
 	switch {
@@ -107,7 +113,7 @@ func (c *Client) Get(ctx context.Context, path string, query url.Values, into an
 func (c *Client) Vector(ctx context.Context, expr string, at time.Time) (model.Vector, error) {
 	v, _, _, err := c.Query(ctx, expr, at)
 	if err != nil {
-		return nil, fmt.Errorf("asking Prometheus for %s: %w", expr, withoutURL(err))
+		return nil, fmt.Errorf("asking Prometheus for %s: %w", expr, WithoutURL(err))
 	}
 	switch x := v.(type) {
 	case model.Vector:
@@ -123,7 +129,7 @@ func (c *Client) Vector(ctx context.Context, expr string, at time.Time) (model.V
 func (c *Client) Matrix(ctx context.Context, expr string, r v1.Range) (model.Matrix, error) {
 	v, _, _, err := c.QueryRange(ctx, expr, r)
 	if err != nil {
-		return nil, fmt.Errorf("asking Prometheus for %s: %w", expr, withoutURL(err))
+		return nil, fmt.Errorf("asking Prometheus for %s: %w", expr, WithoutURL(err))
 	}
 	m, ok := v.(model.Matrix)
 	if !ok {
@@ -137,7 +143,7 @@ func (c *Client) Matrix(ctx context.Context, expr string, r v1.Range) (model.Mat
 func (c *Client) Retention(ctx context.Context) (time.Duration, error) {
 	info, err := c.Runtimeinfo(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("asking Prometheus for its retention: %w", withoutURL(err))
+		return 0, fmt.Errorf("asking Prometheus for its retention: %w", WithoutURL(err))
 	}
 	// "15d", "15d or 512MiB", or the size alone.
 	text, _, _ := strings.Cut(info.StorageRetention, " or ")
@@ -148,8 +154,8 @@ func (c *Client) Retention(ctx context.Context) (time.Duration, error) {
 	return time.Duration(d), nil
 }
 
-// withoutURL takes the address, which may hold credentials, out of an error.
-func withoutURL(err error) error {
+// WithoutURL takes the address, which may hold credentials, out of an error.
+func WithoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
 	}

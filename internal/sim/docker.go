@@ -82,6 +82,14 @@ func (c container) condition(s state) condition {
 	return k
 }
 
+// streak is how many health checks have failed in a row.
+func (k condition) streak() int {
+	if k.health == "healthy" {
+		return 0
+	}
+	return 4
+}
+
 // upFor is a duration in Docker's words.
 func upFor(d time.Duration) string {
 	switch {
@@ -136,6 +144,16 @@ func newDocker(w *world, socket string) *service {
 		if c, ok := find(rw, r); ok {
 			answer(rw, http.StatusOK, typeJSON, []byte(c.stats(w.look())+"\n"))
 		}
+	})
+	mux.HandleFunc("GET /images/{name...}", func(rw http.ResponseWriter, r *http.Request) {
+		name := strings.TrimSuffix(r.PathValue("name"), "/json")
+		i := slices.IndexFunc(containers, func(c container) bool { return c.image == name })
+		if i < 0 {
+			answerJSON(rw, http.StatusNotFound, map[string]string{"message": "No such image: " + name})
+			return
+		}
+		answer(rw, http.StatusOK, typeJSON, []byte(fmt.Sprintf(`{"Id":"sha256:%s","RepoTags":[%q],"RepoDigests":[],"Architecture":"amd64","Os":"linux"}`+"\n",
+			containers[i].id(), name)))
 	})
 	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) {
 		answerJSON(rw, http.StatusNotFound, map[string]string{"message": "page not found"})

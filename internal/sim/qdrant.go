@@ -4,12 +4,15 @@
 package sim
 
 import (
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // The documented answers of Qdrant 1.19.
@@ -80,6 +83,7 @@ func newQdrant(w *world, keyFile string) (*service, error) {
 		}
 		qdrantRaw(rw, http.StatusOK, all[i].info())
 	})
+	newQdrantSnapshots(w).handle(mux)
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
 		answer(rw, http.StatusOK, "text/plain", qdrantMetrics(w.look()))
 	})
@@ -154,4 +158,87 @@ func qdrantMetrics(s state) []byte {
 
 func qdrantRaw(w http.ResponseWriter, status int, body string) {
 	answer(w, status, typeJSON, []byte(body))
+}
+
+// qdrantSnapshots are what was made and not deleted yet, by collection and name.
+type qdrantSnapshots struct {
+	w    *world
+	mu   sync.Mutex
+	made map[string]map[string]qdrantSnapshot
+}
+
+type qdrantSnapshot struct {
+	created string
+	content []byte
+}
+
+func newQdrantSnapshots(w *world) *qdrantSnapshots {
+	return &qdrantSnapshots{w: w, made: map[string]map[string]qdrantSnapshot{}}
+}
+
+// info is how the server describes a snapshot.
+func (s qdrantSnapshot) info(name string) string {
+	return fmt.Sprintf(`{"name":%q,"creation_time":%q,"size":%d,"checksum":"%x"}`, name, s.created, len(s.content), sha256.Sum256(s.content))
+}
+
+func (q *qdrantSnapshots) handle(mux *http.ServeMux) {
+	const path = "/collections/{collection}/snapshots"
+	locked := func(pattern string, h http.HandlerFunc) {
+		mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
+			q.mu.Lock()
+			defer q.mu.Unlock()
+			h(rw, r)
+		})
+	}
+	gone := func(rw http.ResponseWriter, what string) {
+		why, _ := json.Marshal("Not found: " + what)
+		qdrantRaw(rw, http.StatusNotFound, `{"status":{"error":`+string(why)+`},"time":0.000012}`)
+	}
+	result := func(rw http.ResponseWriter, body string) {
+		qdrantRaw(rw, http.StatusOK, `{"result":`+body+`,"status":"ok","time":0.003}`)
+	}
+	locked("POST "+path, func(rw http.ResponseWriter, r *http.Request) {
+		s := q.w.look()
+		collection := r.PathValue("collection")
+		all := qdrantCollections(s)
+		i := slices.IndexFunc(all, func(c qdrantCollection) bool { return c.name == collection })
+		if i < 0 {
+			gone(rw, "Collection `"+collection+"` doesn't exist!")
+			return
+		}
+		at := s.at.UTC()
+		name := fmt.Sprintf("%s-%d-%s.snapshot", collection, 5157893462374562, at.Format("2006-01-02-15-04-05"))
+		if q.made[collection] == nil {
+			q.made[collection] = map[string]qdrantSnapshot{}
+		}
+		// A real one is a tar of the shards' segments.
+		content := append([]byte(all[i].info()), make([]byte, 64<<10)...)
+		q.made[collection][name] = qdrantSnapshot{at.Format("2006-01-02T15:04:05"), content}
+		result(rw, q.made[collection][name].info(name))
+	})
+	locked("GET "+path, func(rw http.ResponseWriter, r *http.Request) {
+		var all []string
+		made := q.made[r.PathValue("collection")]
+		for _, name := range slices.Sorted(maps.Keys(made)) {
+			all = append(all, made[name].info(name))
+		}
+		result(rw, "["+strings.Join(all, ",")+"]")
+	})
+	locked("GET "+path+"/{name}", func(rw http.ResponseWriter, r *http.Request) {
+		s, ok := q.made[r.PathValue("collection")][r.PathValue("name")]
+		if !ok {
+			gone(rw, "Snapshot "+r.PathValue("name")+" not found")
+			return
+		}
+		answer(rw, http.StatusOK, "application/octet-stream", s.content)
+	})
+	locked("DELETE "+path+"/{name}", func(rw http.ResponseWriter, r *http.Request) {
+		made := q.made[r.PathValue("collection")]
+		if _, ok := made[r.PathValue("name")]; !ok {
+			gone(rw, "Snapshot "+r.PathValue("name")+" not found")
+			return
+		}
+		delete(made, r.PathValue("name"))
+		result(rw, "true")
+	})
 }

@@ -35,7 +35,9 @@ local query = import '../lib/query.libsonnet';
     P3: t.incident_p3_ack_seconds,
     P4: t.incident_p4_ack_seconds,
   },
+  // The manual's table of response and escalation.
   local said = { P1: '15 minutes', P2: '1 hour', P3: '4 hours', P4: '1 week' },
+  local escalated = { P1: 'immediately', P2: 'within 4 hours', P3: 'on the next business day', P4: 'in the next sprint' },
 
   prometheusAlerts+:: {
     groups+: [
@@ -126,7 +128,7 @@ local query = import '../lib/query.libsonnet';
           p,
           'operations',
           'Nobody has taken on an incident.',
-          'An incident of %s has been open for {{ $value | humanizeDuration }} without an answer; the response time is %s.' % [p, said[p]],
+          'An incident of %s has been open for {{ $value | humanizeDuration }} without an answer; the response time is %s. It is escalated %s.' % [p, said[p], escalated[p]],
           'operations',
           responses[p]['for'],
         )

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log"
 	"net"
 	"net/http/httptest"
 	"net/mail"
@@ -76,7 +75,7 @@ func Start(t testing.TB, opts RelayOptions) *Relay {
 	s := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return &session{relay: r, conn: c}, nil }))
 	s.Domain = "relay.example.com"
 	s.AllowInsecureAuth = true
-	s.ErrorLog = log.New(io.Discard, "", 0)
+	s.ErrorLog = silent{}
 	switch {
 	case opts.ImplicitTLS:
 		l = tls.NewListener(l, r.certificate(t))
@@ -141,6 +140,12 @@ func (r *Relay) certificate(t testing.TB) *tls.Config {
 	}
 	return &tls.Config{Certificates: s.TLS.Certificates}
 }
+
+// silent drops what the server would log of clients that hang up.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+func (silent) Println(...any)        {}
 
 // session is one conversation.
 type session struct {
