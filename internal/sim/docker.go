@@ -54,14 +54,6 @@ type condition struct {
 	started               time.Time
 }
 
-// streak is how many health checks have failed one after the other.
-func (k condition) streak() int {
-	if k.health == "healthy" {
-		return 0
-	}
-	return 4
-}
-
 func (c container) condition(s state) condition {
 	k := condition{state: "running", health: "healthy", started: s.began}
 	if c.port == 8080 {
