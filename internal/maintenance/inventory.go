@@ -126,7 +126,7 @@ func machine(cfg *config.Config) map[string]string {
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
-		m["memory"] = fmt.Sprintf("%d MiB", uint64(info.Totalram)*uint64(info.Unit)>>20)
+		m["memory"] = fmt.Sprintf("%d MiB", info.Totalram*uint64(info.Unit)>>20)
 	}
 	if raw, err := os.ReadFile(filepath.Join(cfg.Host.RootFS, "etc/os-release")); err == nil {
 		for line := range strings.Lines(string(raw)) {

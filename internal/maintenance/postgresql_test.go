@@ -38,7 +38,7 @@ func server(t *testing.T) *localserver.Postgres {
 
 func execute(t *testing.T, p *localserver.Postgres, database, sql string) {
 	t.Helper()
-	for _, s := range strings.Split(sql, ";") { // each by itself: CONCURRENTLY is in no transaction
+	for s := range strings.SplitSeq(sql, ";") { // each by itself: CONCURRENTLY is in no transaction
 		if err := p.ExecIn(t.Context(), database, s); err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}
@@ -50,7 +50,7 @@ func database(t *testing.T, p *localserver.Postgres, name, sql string) *config.C
 	t.Helper()
 	execute(t, p, "postgres", "CREATE DATABASE "+name)
 	execute(t, p, name, "GRANT CREATE ON SCHEMA public TO niodoo")
-	for _, s := range strings.Split(sql, ";") {
+	for s := range strings.SplitSeq(sql, ";") {
 		if err := p.ExecIn(t.Context(), name, "SET ROLE niodoo; "+s); err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}

@@ -278,7 +278,7 @@ func (r *rebuild) noRoom(ctx context.Context, x index) (string, error) {
 // rebuild rebuilds one index. What a rebuild that fails leaves behind is dropped.
 func (r *rebuild) rebuild(ctx context.Context, x index) {
 	r.say("rebuilding %s", x)
-	warnings, err := r.session.run(ctx, "REINDEX INDEX CONCURRENTLY "+x.name)
+	warnings, err := r.run(ctx, "REINDEX INDEX CONCURRENTLY "+x.name)
 	for _, w := range warnings {
 		r.problem("%s: %s", x.name, w.Message)
 	}
@@ -309,7 +309,7 @@ func (r *rebuild) dropOwn(ctx context.Context, x index) {
 		r.problem("%s: looking for what is left of it: %s", x.name, message(err))
 	}
 	for _, l := range left {
-		if _, err := r.session.run(ctx, "DROP INDEX CONCURRENTLY "+l.name); err != nil {
+		if _, err := r.run(ctx, "DROP INDEX CONCURRENTLY "+l.name); err != nil {
 			r.problem("%s is left behind: %s", l.name, message(err))
 			continue
 		}
@@ -373,7 +373,7 @@ func leftovers(ctx context.Context, j *job) (outcome, error) {
 		if j.DryRun {
 			continue
 		}
-		if _, err := r.session.run(ctx, "DROP INDEX CONCURRENTLY "+l.name); err != nil {
+		if _, err := r.run(ctx, "DROP INDEX CONCURRENTLY "+l.name); err != nil {
 			r.problem("%s: %s", l.name, message(err))
 			continue
 		}
