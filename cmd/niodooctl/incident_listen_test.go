@@ -118,11 +118,17 @@ func listener(t *testing.T, dir, addr, more, listen string) *process {
 	return &process{t: t, name: "niodooctl", args: []string{"--config.file=" + config, "incident", "listen"}, url: "http://" + addr}
 }
 
-// alertmanager is a real one with a route to one webhook or more.
-func alertmanager(t *testing.T, dir, route, webhooks string) *process {
+// alertmanager is a real one that sends everything to webhooks, by receiver. Each
+// has a route of its own: in one they would wait for each other.
+func alertmanager(t *testing.T, dir, timing string, webhooks map[string]string) *process {
 	t.Helper()
 	addr := address(t)
-	config := file(t, dir, "alertmanager.yml", "route: {receiver: hook, "+route+"}\nreceivers:\n- name: hook\n  webhook_configs:\n"+webhooks)
+	var routes, receivers strings.Builder
+	for name, webhook := range webhooks {
+		fmt.Fprintf(&routes, "  - {receiver: %s, continue: true}\n", name)
+		fmt.Fprintf(&receivers, "- {name: %s, webhook_configs: [%s]}\n", name, webhook)
+	}
+	config := file(t, dir, "alertmanager.yml", "route:\n  receiver: nobody\n"+timing+"  routes:\n"+routes.String()+"receivers:\n- name: nobody\n"+receivers.String())
 	return &process{t: t, name: e2e.Tool(t, "alertmanager"), url: "http://" + addr, args: []string{"--config.file=" + config, "--storage.path=" + t.TempDir(),
 		"--web.listen-address=" + addr, "--cluster.listen-address=", "--log.level=warn"}}
 }
@@ -136,8 +142,8 @@ func TestStorm(t *testing.T) {
 	token := file(t, dir, "token", "s3cret")
 	l := listener(t, dir, address(t), "", "    token_file: "+token+"\n    quiet: 0s\n    interval: 200ms\n")
 	store := incident.Store{Dir: filepath.Join(dir, "state")}
-	am := alertmanager(t, dir, "group_by: [instance], group_wait: 100ms, group_interval: 1s, repeat_interval: 1h",
-		fmt.Sprintf("  - {url: '%s/webhook', http_config: {authorization: {credentials_file: %s}}}\n", l.url, token))
+	am := alertmanager(t, dir, "  group_by: [instance]\n  group_wait: 100ms\n  group_interval: 1s\n  repeat_interval: 1h\n",
+		map[string]string{"listener": fmt.Sprintf("{url: '%s/webhook', http_config: {authorization: {credentials_file: %s}}}", l.url, token)})
 	am.start()
 	l.start()
 	am.ready()
@@ -302,11 +308,11 @@ func TestTwoBoxes(t *testing.T) {
 		dirs[box] = t.TempDir()
 		boxes[box] = listener(t, dirs[box], addrs[box],
 			fmt.Sprintf("notify: {smtp: {smarthost: '%s', from: niodoo@example.com, to: [oncall@example.com], require_tls: false}}\n", relays[box].Addr),
-			fmt.Sprintf("    interval: 200ms\n    silence: 6s\n    peers: {%s: {url: 'http://%s'}}\n", other, addrs[other]))
+			fmt.Sprintf("    interval: 200ms\n    silence: 8s\n    peers: {%s: {url: 'http://%s'}}\n", other, addrs[other]))
 		boxes[box].start()
 	}
-	am := alertmanager(t, t.TempDir(), "group_wait: 0s, group_interval: 500ms, repeat_interval: 500ms",
-		fmt.Sprintf("  - {url: 'http://%s/webhook', send_resolved: false}\n  - {url: 'http://%s/webhook', send_resolved: false}\n", addrs["a"], addrs["b"]))
+	am := alertmanager(t, t.TempDir(), "  group_wait: 0s\n  group_interval: 500ms\n  repeat_interval: 500ms\n", map[string]string{
+		"a": fmt.Sprintf("{url: 'http://%s/webhook', send_resolved: false}", addrs["a"]), "b": fmt.Sprintf("{url: 'http://%s/webhook', send_resolved: false}", addrs["b"])})
 	am.start()
 	dir := t.TempDir()
 	file(t, dir, "rules.yml", "groups: [{name: meta, interval: 200ms, rules: [{alert: Watchdog, expr: vector(1), labels: {severity: none}}]}]\n")
