@@ -40,7 +40,7 @@ func init() {
 			c.Flag("dry-run", "Verify the backup, say what would be done, and change nothing.").BoolVar(&f.dryRun)
 			c.Flag("postgresql.user", "Role that may create roles and databases: a superuser. By default backup.user.").StringVar(&f.pgUser)
 			c.Flag("postgresql.password-file", "File with its password.").StringVar(&f.pgPassword)
-			c.Flag("redis.user", "Redis user that may do REPLICAOF. By default redis.username.").StringVar(&f.redisUser)
+			c.Flag("redis.user", "Redis user with +@admin +@dangerous +@connection. By default redis.username.").StringVar(&f.redisUser)
 			c.Flag("redis.password-file", "File with its password.").StringVar(&f.redisPassword)
 			f.common(c)
 			return f.run

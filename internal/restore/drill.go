@@ -386,7 +386,7 @@ func (d *drill) redis(ctx context.Context) error {
 	}
 	defer server.Stop()
 	client := redisServer{redis.NewClient(&redis.Options{Network: "unix", Addr: server.Socket, MaxRetries: -1, ContextTimeoutEnabled: true}), redisIdle}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	if err := client.loaded(ctx); err != nil {
 		return err
 	}
@@ -419,7 +419,7 @@ func (d *drill) files(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	_, err = backup.ReadManifest(d.cfg.Backup.Directory, d.summary.Name, func(e backup.Entry) error {
 		name, err := e.Member()
 		if err != nil || !strings.HasPrefix(name, backup.FilesDir) {

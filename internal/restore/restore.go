@@ -148,7 +148,7 @@ func (n native) walk(ctx context.Context, visit visitor) error {
 	if err != nil {
 		return err
 	}
-	defer a.Close()
+	defer func() { _ = a.Close() }()
 	for {
 		h, err := a.Next()
 		if errors.Is(err, io.EOF) {

@@ -680,7 +680,6 @@ func (b *bench) rdbOf(n int) []byte {
 	for i := range n {
 		b.try(c.Set(b.Context(), fmt.Sprintf("key:%d", i), strings.Repeat("v", i), 0).Err())
 	}
-	b.try(c.Do(b.Context(), "SELECT", "3").Err())
 	b.try(c.Do(b.Context(), "SAVE").Err())
 	raw, err := os.ReadFile(filepath.Join(r.Dir, "dump.rdb"))
 	b.try(err)
@@ -749,6 +748,24 @@ func TestRestoreRedisDirectory(t *testing.T) {
 		_, c := b.startRedis(mode, "dir "+filepath.Join(to, "redis"))
 		if n, err := c.DBSize(t.Context()).Result(); n != 10 || err != nil {
 			t.Errorf("%s: %d keys, %v", mode, n, err)
+		}
+	}
+}
+
+// The rights that the README names are enough.
+func TestRestoreRedisRights(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.native(nil, memberOf(backup.RedisMember, b.rdbOf(3)))
+	r, err := localserver.StartRedis(t.Context(), localserver.RedisOptions{Password: "admin's", ACL: []string{"user restorer on >s3cret +@admin +@dangerous +@connection"}})
+	b.try(err)
+	t.Cleanup(r.Stop)
+	secret := filepath.Join(t.TempDir(), "secret")
+	b.try(os.WriteFile(secret, []byte("s3cret"), 0o600))
+	b.cfg.Redis = config.Redis{Address: r.Addr, Username: "restorer", PasswordFile: config.SecretFile(secret)}
+	for _, force := range []bool{false, true} {
+		if _, err := b.restore(Options{Force: force}); err != nil {
+			t.Errorf("with --force %v: %v", force, err)
 		}
 	}
 }
