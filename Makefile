@@ -28,7 +28,7 @@ GOLANGCI_VERSION     := v2.15.0
 
 .PHONY: help
 help: ## Show what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: $(COMMANDS:%=$(BIN)/%) ## Build the commands into bin/.

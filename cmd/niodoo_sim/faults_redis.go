@@ -33,7 +33,7 @@ var redisFaults = []labFault{
 		return func() error { return unless(l.redis.Signal(syscall.SIGCONT), os.ErrProcessDone) }, unless(l.redis.Signal(syscall.SIGSTOP), os.ErrProcessDone)
 	}},
 	{"redis-loading", "redis", "Redis was restarted and loads its data, for minutes.", func(ctx context.Context, l *lab) (func() error, error) {
-		err := l.withRedis(ctx, func(c *redis.Client) error {
+		err := l.withRedis(func(c *redis.Client) error {
 			return errors.Join(fillRedis(ctx, c, "loaded", 20_000), c.Save(ctx).Err())
 		})
 		if err != nil {
@@ -47,13 +47,13 @@ var redisFaults = []labFault{
 		return end, l.redis.Start(ctx, "key-load-delay 20000", "loading-process-events-interval-bytes 1024")
 	}},
 	{"redis-full", "redis", "Redis is nearly full and may not evict.", func(ctx context.Context, l *lab) (func() error, error) {
-		return l.resetRedis, l.withRedis(ctx, func(c *redis.Client) error {
+		return l.resetRedis, l.withRedis(func(c *redis.Client) error {
 			used, err := redisUsed(ctx, c)
 			return errors.Join(err, c.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err(), c.ConfigSet(ctx, "maxmemory", strconv.Itoa(used+used/50)).Err())
 		})
 	}},
 	{"redis-evicting", "redis", "Redis evicts thousands of keys that were to expire later.", func(ctx context.Context, l *lab) (func() error, error) {
-		err := l.withRedis(ctx, func(c *redis.Client) error {
+		err := l.withRedis(func(c *redis.Client) error {
 			used, err := redisUsed(ctx, c)
 			return errors.Join(err, c.ConfigSet(ctx, "maxmemory-policy", "volatile-lru").Err(), c.ConfigSet(ctx, "maxmemory", strconv.Itoa(used+1<<20)).Err())
 		})
@@ -61,18 +61,18 @@ var redisFaults = []labFault{
 			round := 0
 			every(ctx, 200*time.Millisecond, func(ctx context.Context) {
 				round++
-				_ = l.withRedis(ctx, func(c *redis.Client) error { return fillRedis(ctx, c, fmt.Sprint("evicted:", round), 500) })
+				_ = l.withRedis(func(c *redis.Client) error { return fillRedis(ctx, c, fmt.Sprint("evicted:", round), 500) })
 			})
 		})
 		return l.resetRedis, err
 	}},
 	{"redis-save-failing", "redis", "The process that saves Redis' data is killed.", func(ctx context.Context, l *lab) (func() error, error) {
-		err := l.withRedis(ctx, func(c *redis.Client) error {
+		err := l.withRedis(func(c *redis.Client) error {
 			err := errors.Join(c.ConfigSet(ctx, "rdb-key-save-delay", "1000000").Err(), c.BgSave(ctx).Err())
 			return errors.Join(err, l.killRedisChild(ctx), c.ConfigSet(ctx, "rdb-key-save-delay", "0").Err())
 		})
 		return func() error {
-			return l.withRedis(l.ctx, func(c *redis.Client) error {
+			return l.withRedis(func(c *redis.Client) error {
 				return again(l.ctx, func() error { return c.BgSave(l.ctx).Err() }) // the server may not have noticed the death yet
 			})
 		}, err
@@ -95,9 +95,9 @@ var redisFaults = []labFault{
 	}},
 	{"redis-replica-link-down", "redis", "Redis is the replica of a server that is not there.", func(ctx context.Context, l *lab) (func() error, error) {
 		return func() error {
-				return l.withRedis(l.ctx, func(c *redis.Client) error { return c.SlaveOf(l.ctx, "NO", "ONE").Err() })
+				return l.withRedis(func(c *redis.Client) error { return c.ReplicaOf(l.ctx, "NO", "ONE").Err() })
 			},
-			l.withRedis(ctx, func(c *redis.Client) error { return c.SlaveOf(ctx, "127.0.0.1", "1").Err() })
+			l.withRedis(func(c *redis.Client) error { return c.ReplicaOf(ctx, "127.0.0.1", "1").Err() })
 	}},
 }
 
@@ -108,14 +108,14 @@ func (l *lab) redisClient() *redis.Client {
 }
 
 // withRedis lets f work with such a client.
-func (l *lab) withRedis(ctx context.Context, f func(*redis.Client) error) error {
+func (l *lab) withRedis(f func(*redis.Client) error) error {
 	c := l.redisClient()
 	defer func() { _ = c.Close() }()
 	return f(c)
 }
 
 func (l *lab) resetRedis() error {
-	return l.withRedis(l.ctx, func(c *redis.Client) error {
+	return l.withRedis(func(c *redis.Client) error {
 		return errors.Join(c.ConfigSet(l.ctx, "maxmemory", redisMemory).Err(), c.ConfigSet(l.ctx, "maxmemory-policy", redisPolicy).Err())
 	})
 }

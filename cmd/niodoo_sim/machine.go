@@ -166,7 +166,7 @@ func (m *machine) mountInfo() string {
 	device := "259:7"
 	var st unix.Stat_t
 	if !m.knobs.unmounted && unix.Stat(m.disk, &st) == nil {
-		device = fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)))
+		device = fmt.Sprintf("%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))) //nolint:unconvert // 32 bits wide on MIPS
 	}
 	mode := "rw"
 	if m.knobs.readonly {

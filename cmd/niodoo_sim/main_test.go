@@ -434,7 +434,7 @@ func TestLaboratory(t *testing.T) {
 			defer res.Body.Close()
 			body, err := io.ReadAll(res.Body)
 			wrong := regexp.MustCompile(`(?m)^(niodoo_component_up.* 0|niodoo_scrape_collector_failure_info.*)$`).FindAllString(string(body), -1)
-			return err == nil && res.StatusCode == 200 && len(wrong) == 0
+			return err == nil && res.StatusCode == http.StatusOK && len(wrong) == 0
 		})
 	}
 	real := labFaults(nil)

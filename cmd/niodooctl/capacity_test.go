@@ -87,12 +87,15 @@ func TestCapacityKeepsAHistory(t *testing.T) {
 	}
 }
 
-func TestCapacityInterrupted(t *testing.T) {
+// Who interrupts gets nothing half done.
+func TestLooksInterrupted(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	var out, errs bytes.Buffer
-	if code := run(ctx, []string{"capacity"}, strings.NewReader(""), &out, &errs); code != exitInterrupted || out.Len() > 0 {
-		t.Errorf("exit code %d: %s%s", code, &out, &errs)
+	for _, command := range []string{"capacity", "doctor", "report"} {
+		var out, errs bytes.Buffer
+		if code := run(ctx, []string{command}, strings.NewReader(""), &out, &errs); code != exitInterrupted || out.Len() > 0 {
+			t.Errorf("%s: exit code %d: %s%s", command, code, &out, &errs)
+		}
 	}
 }

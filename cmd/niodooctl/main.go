@@ -63,7 +63,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		"64 for a wrong command line, 75 when another run holds the lock and 130 when interrupted.")
 	exited, code := false, exitWell
 	app.Terminate(func(c int) { exited, code = true, c })
-	app.UsageWriter(stdout)
+	app.UsageWriter(writerFunc(func(p []byte) (int, error) {
+		if exited { // kingpin goes on after it has asked for the end, and would say all again
+			return len(p), nil
+		}
+		return stdout.Write(p)
+	}))
 	app.ErrorWriter(stderr)
 	app.HelpFlag.Short('h')
 	app.Version(version.Print("niodooctl"))
@@ -102,6 +107,10 @@ func namedStdin(args []string) []string {
 	}
 	return args
 }
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // do loads what every command needs, runs one and returns the exit code.
 func (e *env) do(ctx context.Context, c *installed) int {

@@ -46,6 +46,7 @@ type ArchiveReader struct {
 	entry   Entry     // of the current member
 	entries hash.Hash // of all entries of the manifest so far
 	sum     hash.Hash
+	buf     []byte
 	read    int64
 	members int
 	done    bool
@@ -107,7 +108,7 @@ func OpenArchive(ctx context.Context, dir, name string, identities []age.Identit
 	if err != nil {
 		return nil, err
 	}
-	a := &ArchiveReader{Summary: s, sum: sha256.New(), entries: sha256.New()}
+	a := &ArchiveReader{Summary: s, sum: sha256.New(), entries: sha256.New(), buf: make([]byte, 128<<10)}
 	path := filepath.Join(dir, s.Archive.File)
 	f, size, err := atomicfile.Open(path)
 	if err != nil {
@@ -194,7 +195,7 @@ func (a *ArchiveReader) Next() (*tar.Header, error) {
 
 func (a *ArchiveReader) advance() (*tar.Header, error) {
 	if a.members > 0 {
-		if _, err := io.CopyBuffer(io.Discard, onlyReader{a}, make([]byte, 128<<10)); err != nil {
+		if _, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{a}, a.buf); err != nil {
 			return nil, err
 		}
 	}
@@ -324,7 +325,7 @@ func Verify(ctx context.Context, dir, name string, identities []age.Identity, pr
 	if err != nil {
 		return "", err
 	}
-	defer a.Close()
+	defer func() { _ = a.Close() }()
 	for {
 		_, err := a.Next()
 		if errors.Is(err, io.EOF) {
@@ -348,7 +349,7 @@ func verifyFile(ctx context.Context, dir, name string, progress func(int64)) err
 	}
 	defer f.Close()
 	raw := newRawFile(ctx, f, progress)
-	if _, err := io.CopyBuffer(io.Discard, onlyReader{raw}, make([]byte, 256<<10)); err != nil {
+	if _, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{raw}, make([]byte, 256<<10)); err != nil {
 		return err
 	}
 	if err := raw.compare(s); err != nil {

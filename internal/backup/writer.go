@@ -71,6 +71,7 @@ type ArchiveWriter struct {
 	enc     *zstd.Encoder
 	pool    chan *frame
 	frames  *frames
+	buf     []byte
 	entries []Entry
 	content int64
 	closed  bool
@@ -81,7 +82,7 @@ type ArchiveWriter struct {
 // NewArchiveWriter returns a writer to file, encrypted if there are recipients.
 // Close it.
 func NewArchiveWriter(file io.Writer, recipients ...age.Recipient) (*ArchiveWriter, error) {
-	w := &ArchiveWriter{file: file, sum: sha256.New(), Progress: func(int64) {}}
+	w := &ArchiveWriter{file: file, sum: sha256.New(), buf: make([]byte, 128<<10), Progress: func(int64) {}}
 	enc, workers, err := newEncoder()
 	if err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func (w *ArchiveWriter) Add(h *tar.Header, content io.Reader, note string) (shor
 		return 0, fmt.Errorf("%q: %w", h.Name, err)
 	}
 	sum := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(w.frames, sum, w.counter()), onlyReader{io.LimitReader(content, h.Size)}, make([]byte, 128<<10))
+	n, err := io.CopyBuffer(io.MultiWriter(w.frames, sum, w.counter()), onlyReader{io.LimitReader(content, h.Size)}, w.buf)
 	if err != nil {
 		return 0, fmt.Errorf("%q: %w", h.Name, err)
 	}
@@ -164,6 +165,9 @@ func (w *ArchiveWriter) Add(h *tar.Header, content io.Reader, note string) (shor
 
 // onlyReader hides WriteTo, which would choose a buffer of its own.
 type onlyReader struct{ io.Reader }
+
+// onlyWriter hides ReadFrom, which would, too.
+type onlyWriter struct{ io.Writer }
 
 func (w *ArchiveWriter) counter() io.Writer {
 	return writerFunc(func(p []byte) (int, error) { w.Progress(int64(len(p))); return len(p), nil })
@@ -188,10 +192,10 @@ func (w *ArchiveWriter) AddStream(h *tar.Header, content io.Reader, dir string, 
 	if err != nil {
 		return err
 	}
-	defer spool.Close()
+	defer func() { _ = spool.Close() }()
 	sum := sha256.New()
 	pieces := newFrames(spool, w.enc, w.pool)
-	n, err := io.CopyBuffer(io.MultiWriter(pieces, sum, w.counter()), onlyReader{content}, make([]byte, 128<<10))
+	n, err := io.CopyBuffer(io.MultiWriter(pieces, sum, w.counter()), onlyReader{content}, w.buf)
 	err = errors.Join(err, pieces.close())
 	if err == nil && finish != nil {
 		err = finish()

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/mail"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -396,7 +397,7 @@ type activeAlert struct {
 
 // active returns the alerts about an instance that Alertmanager has.
 func (c *chain) active(instance string) ([]activeAlert, error) {
-	body, err := Get(c.alertmanager + `/api/v2/alerts?filter=instance%3D%22` + instance + `%22`)
+	body, err := Get(c.alertmanager + "/api/v2/alerts?" + url.Values{"filter": {fmt.Sprintf("instance=%q", instance)}}.Encode())
 	if err != nil {
 		return nil, err
 	}

@@ -25,9 +25,10 @@ type proof struct {
 	// inhibited are alerts that must fire and must not be delivered.
 	inhibited string
 
-	// subject is what the subject of the first mail must begin with after the
-	// priority: then there was one notification for all that fires.
+	// subject is what a mail's subject must begin with, after the priority.
 	subject string
+	// once says that one notification tells of all that fires.
+	once bool
 
 	// onset is how long the fault takes until there is something to see.
 	onset time.Duration
@@ -199,7 +200,7 @@ var matrix = []proof{
 	{faults: "postgresql-stopped engine-processing-slow", fires: "PostgreSQLDown", may: "DatabaseConnectionFailed", inhibited: "HighProcessingLatency", short: true},
 	{faults: "engine-stopped redis-stopped ollama-stopped", fires: "ConsciousnessEngineDown ServiceDown"},
 	{faults: "engine-stopped postgresql-stopped", fires: "ConsciousnessEngineDown PostgreSQLDown", may: "DatabaseConnectionFailed", subject: "PostgreSQLDown, ConsciousnessEngineDown", short: true},
-	{faults: "redis-stopped ollama-stopped qdrant-stopped", fires: "ServiceDown", subject: "A required service is down"},
+	{faults: "redis-stopped ollama-stopped qdrant-stopped", fires: "ServiceDown", subject: "A required service is down", once: true},
 	{faults: "maintenance-running host-cpu-busy", inhibited: "HighCPUUsage"},
 	{faults: "exporter-stopped engine-stopped", fires: "NiodooExporterDown"},
 }
@@ -252,15 +253,15 @@ func TestMatrixIsComplete(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for _, p := range matrix {
-		for _, name := range strings.Fields(p.fires + " " + p.may + " " + p.inhibited) {
+		for name := range strings.FieldsSeq(p.fires + " " + p.may + " " + p.inhibited) {
 			if !alerts[name] {
 				t.Errorf("%s: there is no alert %s", p.faults, name)
 			}
 		}
-		for _, name := range strings.Fields(p.fires) {
+		for name := range strings.FieldsSeq(p.fires) {
 			proven[name] = true
 		}
-		for _, f := range strings.Fields(p.faults) {
+		for f := range strings.FieldsSeq(p.faults) {
 			used[f] = true
 		}
 	}

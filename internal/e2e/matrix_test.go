@@ -409,10 +409,14 @@ func (r *trial) read(instance string) {
 		}
 		return nil
 	})
-	if letters := r.chain.inbox.lettersAbout(instance); r.proof.subject != "" && (len(letters) == 0 || !strings.Contains(letters[0].subject, "] "+r.proof.subject)) {
-		r.Errorf("the first mail's subject is not of %q: %+v", r.proof.subject, letters)
+	letters := r.chain.inbox.lettersAbout(instance)
+	if r.proof.subject != "" && !slices.ContainsFunc(letters, func(m letter) bool { return strings.Contains(m.subject, "] "+r.proof.subject) }) {
+		r.Errorf("no mail has the subject %q", r.proof.subject)
 	}
-	for _, m := range r.chain.inbox.lettersAbout(instance) {
+	if firing := slices.DeleteFunc(r.chain.inbox.about(instance), func(n notification) bool { return n.Status != "firing" }); r.proof.once && len(firing) != 1 {
+		r.Errorf("%d notifications: %+v", len(firing), firing)
+	}
+	for _, m := range letters {
 		priority := regexp.MustCompile(`^\[(P[1-4])\] \S`).FindStringSubmatch(m.subject)
 		if priority == nil || len(m.to) != 1 || m.to[0] != strings.ToLower(priority[1])+"@example.com" {
 			r.Errorf("the mail to %v has the subject %q", m.to, m.subject)

@@ -25,7 +25,6 @@ import (
 
 	"filippo.io/age"
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sys/unix"
 
 	"github.com/niodoo/niodoo_exporter/internal/backup"
 	"github.com/niodoo/niodoo_exporter/internal/backup/source"
@@ -39,7 +38,6 @@ const RecoveryTarget = 30 * time.Minute
 
 const (
 	drillPrefix = "niodoo-drill-"
-	drillLock   = "lock"
 	// maxDifferences bounds what is listed.
 	maxDifferences = 50
 	// databaseFactor is how much room a database takes per byte of its dump,
@@ -99,16 +97,23 @@ func (r *Report) differ(format string, args ...any) {
 	}
 }
 
+func (r *Report) note(format string, args ...any) {
+	if len(r.Notes) < maxNotes {
+		r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+	}
+}
+
 // drill is a drill in progress.
 type drill struct {
-	cfg     *config.Config
-	opts    DrillOptions
-	dir     string // below Scratch; its lock is held
-	summary backup.Summary
-	report  *Report
-	tree    *tree
-	pg      staged
-	rdb     staged
+	cfg      *config.Config
+	opts     DrillOptions
+	dir      string // below Scratch; its lock is held
+	summary  backup.Summary
+	report   *Report
+	tree     *tree
+	pg       staged
+	rdb      staged
+	hasFiles bool
 	// links are the hard links: their content stands under another name.
 	links map[string]bool
 }
@@ -125,9 +130,6 @@ func Drill(ctx context.Context, cfg *config.Config, b backup.Backup, o DrillOpti
 	if b.Layout != backup.Native {
 		return nil, fmt.Errorf("%s is of the manual's script: it has neither checksums nor numbers of rows that could be compared", b.Name)
 	}
-	if err := sweepDrills(o.Scratch); err != nil {
-		return nil, err
-	}
 	d := &drill{cfg: cfg, opts: o, links: map[string]bool{}, report: &Report{Backup: b.Name, Target: RecoveryTarget.Seconds(), Differences: []string{}, NotDrilled: []string{}}}
 	if d.summary, err = backup.ReadManifest(cfg.Backup.Directory, b.Name, nil); err != nil {
 		return nil, err
@@ -143,13 +145,25 @@ func Drill(ctx context.Context, cfg *config.Config, b backup.Backup, o DrillOpti
 	started := time.Now()
 	for _, p := range []struct {
 		name string
+		in   func() bool // the backup
 		do   func(context.Context) error
-	}{{"verify and unpack", d.unpack}, {"postgresql", d.postgresql}, {"redis", d.redis}, {"files", d.files}} {
+	}{
+		{"verify and unpack", func() bool { return true }, d.unpack},
+		{PostgreSQL, func() bool { return len(d.pg.names)+len(d.summary.Rows[PostgreSQL]) > 0 }, d.postgresql},
+		{Redis, func() bool { return len(d.rdb.names) > 0 }, d.redis},
+		{Files, func() bool { return d.hasFiles }, d.files},
+	} {
+		if !p.in() {
+			continue
+		}
 		at := time.Now()
 		if err := p.do(ctx); err != nil {
 			return d.report, fmt.Errorf("%s: %w", p.name, err)
 		}
 		d.report.Phases = append(d.report.Phases, Phase{p.name, time.Since(at).Seconds()})
+	}
+	for _, s := range d.summary.Skipped {
+		d.report.note("it is not in the backup: %s: %s", s.What, s.Why)
 	}
 	d.report.Recovery = time.Since(started).Seconds()
 	return d.report, nil
@@ -167,60 +181,19 @@ func (d *drill) begin() (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := Room(d.opts.Scratch, need); err != nil {
+	if d.dir, unlock, err = workDir(d.opts.Scratch, drillPrefix); err != nil {
 		return nil, err
 	}
-	if d.dir, err = os.MkdirTemp(d.opts.Scratch, drillPrefix); err != nil {
+	// The server's user passes through, and sees nothing of the rest. Only now is
+	// there all the room that there can be.
+	err = errors.Join(Room(d.opts.Scratch, need), os.Chmod(d.dir, 0o711), os.Mkdir(filepath.Join(d.dir, "files"), 0o700))
+	if err != nil {
+		err = errors.Join(err, removeTree(d.dir))
+		unlock()
 		return nil, err
-	}
-	unlock, err = lockDrill(d.dir)
-	// The server's user passes through, and sees nothing of the rest.
-	if err = errors.Join(err, os.Chmod(d.dir, 0o711), os.Mkdir(filepath.Join(d.dir, "files"), 0o700)); err != nil {
-		return nil, errors.Join(err, removeTree(d.dir))
 	}
 	d.pg.dir, d.rdb.dir = filepath.Join(d.dir, "dumps"), filepath.Join(d.dir, "redis")
 	return unlock, nil
-}
-
-// lockDrill marks a drill's directory as in use for as long as this process lives.
-func lockDrill(dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, drillLock), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
-}
-
-// sweepDrills removes what drills have left that were killed.
-func sweepDrills(scratch string) error {
-	all, err := os.ReadDir(scratch)
-	if err != nil {
-		return err
-	}
-	for _, e := range all {
-		dir := filepath.Join(scratch, e.Name())
-		info, err := e.Info()
-		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), drillPrefix) || !owned(info) {
-			continue
-		}
-		unlock, err := lockDrill(dir)
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			continue // it goes on
-		}
-		if err != nil {
-			return err
-		}
-		err = removeTree(dir)
-		unlock()
-		if err != nil {
-			return fmt.Errorf("removing what a drill has left: %w", err)
-		}
-	}
-	return nil
 }
 
 // unpack reads the archive once, which proves every byte of it.
@@ -235,6 +208,7 @@ func (d *drill) unpack(ctx context.Context) error {
 	err = from.walk(ctx, func(h *tar.Header, r io.Reader) error {
 		switch {
 		case strings.HasPrefix(h.Name, backup.FilesDir):
+			d.hasFiles = true
 			if h.Typeflag == tar.TypeLink {
 				d.links[h.Name] = true
 			}
@@ -268,9 +242,6 @@ func (d *drill) postgresql(ctx context.Context) error {
 		if _, ok := databaseOf(n); ok {
 			dumps = append(dumps, n)
 		}
-	}
-	if len(dumps) == 0 {
-		return nil
 	}
 	major := majorOf(d.summary.Versions["postgresql"])
 	bin, err := serverPrograms(d.cfg.Backup.PGDump, major)
@@ -339,13 +310,13 @@ func (d *drill) compareRows(ctx context.Context, pg *server, database, prefix st
 		switch {
 		case !ok:
 			if g.Count > 0 { // else it is the table of large objects, which our role could not see
-				d.report.Notes = append(d.report.Notes, fmt.Sprintf("%s was not counted when it was backed up", prefix+table))
+				d.report.note("%s was not counted when it was backed up", prefix+table)
 			}
 			continue
 		case g.Count != w.Count:
 			d.report.differ("%s has %d rows and had %d", prefix+table, g.Count, w.Count)
 		case !source.Comparable(g.Sum, w.Sum):
-			d.report.Notes = append(d.report.Notes, fmt.Sprintf("of %s only the number of rows is compared: this PostgreSQL is of another version", prefix+table))
+			d.report.note("of %s only the number of rows is compared: this PostgreSQL is of another version", prefix+table)
 		case g.Sum != w.Sum:
 			d.report.differ("%s has as many rows as it had, %d, but others", prefix+table, g.Count)
 		}
@@ -402,9 +373,6 @@ func debianMajor(bin string) int { return majorOf(filepath.Base(filepath.Dir(bin
 
 // redis starts a server on the dump and counts the keys.
 func (d *drill) redis(ctx context.Context) error {
-	if len(d.rdb.names) == 0 {
-		return nil
-	}
 	server, err := localserver.StartRedis(ctx, localserver.RedisOptions{Scratch: d.rdb.dir})
 	switch {
 	case errors.Is(err, localserver.ErrNotInstalled):
@@ -434,7 +402,7 @@ func (d *drill) redis(ctx context.Context) error {
 		want := d.summary.Rows[Redis][db].Count
 		switch {
 		case got[db] < want && !known:
-			d.report.Notes = append(d.report.Notes, fmt.Sprintf("Redis' %s has %d keys and had %d; this Redis does not tell how many have expired", db, got[db], want))
+			d.report.note("Redis' %s has %d keys and had %d; this Redis does not tell how many have expired", db, got[db], want)
 		case got[db] > want, got[db]+expired < want:
 			d.report.differ("Redis' %s has %d keys and had %d; %d have expired", db, got[db], want, expired)
 		}
@@ -483,7 +451,7 @@ func (d *drill) file(root *os.Root, name string, e backup.Entry) error {
 	}
 	f, err := root.Open(name)
 	if errors.Is(err, fs.ErrPermission) { // its mode is restored, and only root reads it all the same
-		d.report.Notes = append(d.report.Notes, fmt.Sprintf("%q cannot be read again", name))
+		d.report.note("%q cannot be read again", name)
 		return nil
 	}
 	if err != nil {

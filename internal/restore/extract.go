@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
 const (
@@ -232,6 +234,48 @@ func removeTree(dir string) error {
 			return err
 		}
 	}
+}
+
+// workDir makes a directory whose name begins with prefix, for this process
+// alone until unlock, and removes those that others have left that were killed.
+func workDir(parent, prefix string) (dir string, unlock func(), err error) {
+	if err := sweep(parent, prefix); err != nil {
+		return "", nil, err
+	}
+	if dir, err = os.MkdirTemp(parent, prefix); err != nil {
+		return "", nil, err
+	}
+	if unlock, err = opstate.TryLock(dir); err != nil {
+		return "", nil, errors.Join(err, os.Remove(dir))
+	}
+	return dir, unlock, nil
+}
+
+// sweep removes the directories of [workDir] that nobody works in any more.
+func sweep(parent, prefix string) error {
+	all, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		info, err := e.Info()
+		if err != nil || !e.IsDir() || !strings.HasPrefix(e.Name(), prefix) || !owned(info) {
+			continue
+		}
+		dir := filepath.Join(parent, e.Name())
+		unlock, err := opstate.TryLock(dir)
+		if errors.Is(err, opstate.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = removeTree(dir)
+			unlock()
+		}
+		if err != nil {
+			return fmt.Errorf("removing what a run has left that was killed: %w", err)
+		}
+	}
+	return nil
 }
 
 // owned reports whether a file is ours.

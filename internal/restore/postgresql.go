@@ -107,6 +107,11 @@ func (s *server) load(ctx context.Context, d dump, database string) (fresh strin
 	if err != nil {
 		return "", notes, err
 	}
+	left, err := leftovers(ctx, conn, database)
+	if err != nil {
+		return "", notes, err
+	}
+	notes = append(notes, left...)
 	fresh = s.derived(database, "restore")
 	drop := func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -133,6 +138,19 @@ func (s *server) load(ctx context.Context, d dump, database string) (fresh strin
 		}
 	}
 	return fresh, notes, nil
+}
+
+// leftovers names the databases of restores that were killed.
+func leftovers(ctx context.Context, conn *pgx.Conn, database string) ([]string, error) {
+	rows, err := conn.Query(ctx, "SELECT datname FROM pg_catalog.pg_database WHERE starts_with(datname, $1 || '_restore_')", database)
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for i, n := range names {
+		names[i] = fmt.Sprintf("a restore that was killed, or goes on, has left a database; if it was killed: DROP DATABASE %s;", quote(n))
+	}
+	return names, err
 }
 
 // fill runs pg_restore or psql.

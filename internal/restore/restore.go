@@ -132,6 +132,7 @@ type Restore struct {
 	source  origin
 	targets []target
 	scratch string
+	unlock  func() // of scratch
 	opts    Options
 }
 
@@ -171,7 +172,7 @@ func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_
 			r.Close()
 		}
 	}()
-	if r.scratch, err = os.MkdirTemp(o.Scratch, "niodoo-restore-"); err != nil {
+	if r.scratch, r.unlock, err = workDir(o.Scratch, "niodoo-restore-"); err != nil {
 		return nil, err
 	}
 	if o.Progress == nil {
@@ -412,6 +413,7 @@ func (r *Restore) Close() {
 	}
 	if r.scratch != "" {
 		_ = removeTree(r.scratch)
+		r.unlock()
 	}
 }
 
@@ -423,6 +425,7 @@ type directory struct {
 	only               []string
 
 	base, staging string // the staging directory and the one it is in
+	unlock        func() // of staging
 	tree          *tree
 	step          Step
 	redis         bool
@@ -457,6 +460,9 @@ func (d *directory) expect(_ string, bytes int64) { d.step.Bytes += bytes }
 
 func (d *directory) plan(context.Context) (Step, error) {
 	d.step.Part, d.step.What, d.step.Target = Files, d.what, d.dest
+	if err := sweep(d.dest, d.prefixOfStaging()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return d.step, err
+	}
 	entries, err := os.ReadDir(d.dest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -475,9 +481,10 @@ func (d *directory) plan(context.Context) (Step, error) {
 		d.step.Live = fmt.Sprintf("%d entries", len(entries))
 		d.step.Kept = "kept as " + d.before()
 	}
-	d.staging = filepath.Join(d.base, ".niodoo-restore-"+filepath.Base(d.dest)+"-"+d.id)
 	return d.step, nil
 }
+
+func (d *directory) prefixOfStaging() string { return ".niodoo-restore-" + filepath.Base(d.dest) + "-" }
 
 func (d *directory) before() string { return d.dest + ".before-" + d.id }
 
@@ -497,7 +504,8 @@ func (d *directory) stage(h *tar.Header, r io.Reader) error {
 		if err := os.MkdirAll(d.base, 0o755); err != nil {
 			return err
 		}
-		if err := os.Mkdir(d.staging, 0o700); err != nil {
+		var err error
+		if d.staging, d.unlock, err = workDir(d.base, d.prefixOfStaging()); err != nil {
 			return err
 		}
 		t, err := newTree(d.staging)
@@ -590,11 +598,14 @@ func (d *directory) moveUp() error {
 }
 
 func (d *directory) discard() {
-	if d.tree == nil {
+	if d.tree != nil {
+		d.tree.close()
+	}
+	if d.unlock == nil {
 		return
 	}
-	d.tree.close()
 	if !d.committed {
 		_ = removeTree(d.staging)
 	}
+	d.unlock()
 }

@@ -58,7 +58,7 @@ func NewEstimate(ctx context.Context, cfg *config.Config, last *backup.Summary) 
 	if err := unix.Statfs(cfg.Backup.Directory, &st); err != nil {
 		return e, fmt.Errorf("backup.directory: %w", &os.PathError{Op: "statfs", Path: cfg.Backup.Directory, Err: err})
 	}
-	e.AvailableBytes = int64(st.Bavail) * int64(st.Frsize)
+	e.AvailableBytes = int64(st.Bavail) * st.Frsize
 	ratio := unknownRatio
 	if last != nil && last.Archive != nil && last.ContentBytes > 0 {
 		ratio = min(1, float64(last.Archive.Bytes)/float64(last.ContentBytes))

@@ -290,10 +290,13 @@ func (t *trees) largeFile(ctx context.Context, o *open, member string) error {
 
 // attributes returns the extended attributes as tar keeps them.
 func attributes(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
-	buf := make([]byte, 1<<16) // as long as it can be
-	n, err := list(buf)
+	n, err := list(nil) // asks for the length
 	if errors.Is(err, unix.ENOTSUP) || err == nil && n == 0 {
 		return nil, nil
+	}
+	buf := make([]byte, 1<<16) // as long as it can be
+	if err == nil {
+		n, err = list(buf)
 	}
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,9 +95,7 @@ func (p *postgres) connect(ctx context.Context, database string) (*pgx.Conn, err
 		return nil, errors.New("postgresql: the connection's settings do not fit together") // its text may hold the password
 	}
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	for k, v := range settings {
-		c.RuntimeParams[k] = v
-	}
+	maps.Copy(c.RuntimeParams, settings)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("postgresql: database %s: %w", database, err)

@@ -176,7 +176,7 @@ func (b *run) write(ctx context.Context, f io.Writer, o Options, recipients []ag
 	if b.archive, err = backup.NewArchiveWriter(f, recipients...); err != nil {
 		return err
 	}
-	defer b.archive.Close()
+	defer func() { _ = b.archive.Close() }() // an error of Finish says more
 	if o.Progress != nil {
 		b.archive.Progress = o.Progress
 	}
