@@ -22,7 +22,8 @@ type proof struct {
 	fires string
 	// may are alerts that can be delivered as well, depending on the moment.
 	may string
-	// inhibited are alerts that must fire and must not be delivered.
+	// inhibited are alerts that must fire and must not be delivered as long as the
+	// fault lasts. One that outlasts what inhibits it may be, after it.
 	inhibited string
 
 	// subject is what a mail's subject must begin with, after the priority.
@@ -197,7 +198,7 @@ var matrix = []proof{
 	{faults: "exporter-flooded", fires: "NiodooRequestsRejected", may: "NiodooExporterDown ComponentFlapping"},
 
 	// Together.
-	{faults: "postgresql-stopped engine-processing-slow", fires: "PostgreSQLDown", may: "DatabaseConnectionFailed", inhibited: "HighProcessingLatency", short: true},
+	{faults: "postgresql-stopped engine-processing-slow", fires: "PostgreSQLDown", may: "DatabaseConnectionFailed HighProcessingLatency", inhibited: "HighProcessingLatency", short: true},
 	{faults: "engine-stopped redis-stopped ollama-stopped", fires: "ConsciousnessEngineDown ServiceDown"},
 	{faults: "engine-stopped postgresql-stopped", fires: "ConsciousnessEngineDown PostgreSQLDown", may: "DatabaseConnectionFailed", subject: "PostgreSQLDown, ConsciousnessEngineDown", short: true},
 	{faults: "redis-stopped ollama-stopped qdrant-stopped", fires: "ServiceDown", subject: "A required service is down", once: true},

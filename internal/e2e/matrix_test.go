@@ -332,6 +332,9 @@ func (r *trial) awaitInhibited(instance string) {
 			}
 			return fmt.Errorf("Alertmanager has %v", all)
 		})
+		if _, _, ok := r.first(instance, alert, "firing"); ok {
+			r.Errorf("%s was told of although it is inhibited", alert)
+		}
 	}
 	all, err := r.chain.active(instance)
 	if err != nil {

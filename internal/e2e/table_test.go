@@ -206,3 +206,22 @@ func routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
 	t.Fatalf("no route leads to %s", priority)
 	return 0, 0
 }
+
+// The committed table has a row for every fault, with what is expected of it now.
+func TestMatrixIsCommitted(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile(filepath.Join(Root(t), "docs", "fault-matrix.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var committed table
+	if err := json.Unmarshal(raw, &committed); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range matrix {
+		i := slices.IndexFunc(committed.Results, func(r result) bool { return r.Fault == p.faults })
+		if i < 0 || !slices.Equal(committed.Results[i].Expected, strings.Fields(p.fires)) {
+			t.Errorf("docs/fault-matrix.json does not have %q as it is now: run make fault-matrix ONLY='^%s$'", p.faults, p.faults)
+		}
+	}
+}
