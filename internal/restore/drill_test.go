@@ -38,7 +38,8 @@ func newDrilled(t *testing.T) *drilled {
 	var err error
 	d.scratch, err = os.MkdirTemp("/tmp", "drill")
 	d.try(err)
-	t.Cleanup(func() { _ = removeTree(d.scratch) })
+	made := d.scratch // a test may choose another
+	t.Cleanup(func() { _ = removeTree(made) })
 	d.try(os.Chmod(d.scratch, 0o755))
 	d.pg = d.startPostgres()
 	d.makeDatabase(d.pg)

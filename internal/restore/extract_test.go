@@ -101,7 +101,7 @@ func oddTree(t testing.TB, dir string) {
 	}
 	for name, content := range map[string]string{
 		"memories/2024/a.json": `{"emotion":"joy"}`, "memories/2024/empty": "", "new\nline": "x", "bad\xff\xfeutf8": "y", "-rf/*": "z",
-		"closed/secret": "s", " sp aces": "w", strings.Repeat("long", 60): "l", "unter/strich": "", "ünï/cødé": "u",
+		"closed/secret": "s", "spaces  in it": "w", strings.Repeat("long", 60): "l", "unter/strich": "", "ünï/cødé": "u",
 	} {
 		try(os.MkdirAll(filepath.Dir(path(name)), 0o755))
 		try(os.WriteFile(path(name), []byte(content), 0o644))
