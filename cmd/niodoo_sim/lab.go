@@ -150,7 +150,7 @@ func (l *lab) startDatabases() error {
 	g.Go(func() error {
 		l.redis, redisErr = localserver.StartRedis(ctx, localserver.RedisOptions{
 			Password: l.redisPassword,
-			ACL:      []string{"user niodoo_monitor on >" + l.redisPassword + " -@all +ping +info +slowlog|len +cluster|info"},
+			ACL:      []string{"user niodoo_monitor on >" + l.redisPassword + " -@all +ping +info +slowlog|len +cluster|info +sync +replconf"},
 			Config:   []string{"maxmemory " + redisMemory, "maxmemory-policy " + redisPolicy},
 		})
 		address := ""
@@ -236,11 +236,18 @@ func (l *lab) localSections() []string {
 	if l.machine != nil {
 		host = l.machine.sections()
 	}
-	return append(host,
+	backup := map[string]any{"directory": l.path("backups"), "sources": map[string]string{"data": l.path("source")},
+		"retention": map[string]int{"daily": 7, "weekly": 4}}
+	sections := append(host,
 		sim.Section("logs", map[string]any{"paths": []string{l.path("logs") + "/*.log"}}),
-		sim.Section("backup", map[string]any{"directory": l.path("backups"), "sources": map[string]string{"data": l.path("source")}}),
 		sim.Section("operations", map[string]any{"state_dir": l.path("state")}),
 	)
+	if l.postgres != nil { // niodooctl's own roles: the exporter's may not read the tables
+		file := filepath.Join(l.path("secrets"), "postgresql")
+		backup["user"], backup["password_file"] = "niodoo_backup", file
+		sections = append(sections, sim.Section("maintenance", map[string]any{"user": "niodoo", "password_file": file}))
+	}
+	return append(sections, sim.Section("backup", backup))
 }
 
 // startMachine starts the machine below the stack, and what stands between the

@@ -17,13 +17,15 @@ import (
 const loadInterval = 250 * time.Millisecond
 
 // furnishPostgres creates the application's role and database, the tables that
-// the documentation's indexes imply, and the exporter's role.
+// the documentation's indexes imply, the exporter's role and the backup's.
 func (l *lab) furnishPostgres(ctx context.Context) error {
 	if err := l.postgres.CreateMonitor(ctx, l.postgresPassword); err != nil {
 		return err
 	}
-	if err := l.postgres.Exec(ctx, "CREATE ROLE niodoo LOGIN PASSWORD '"+l.postgresPassword+"'"); err != nil {
-		return err
+	for _, role := range []string{"niodoo", "niodoo_backup"} {
+		if err := l.postgres.Exec(ctx, "CREATE ROLE "+role+" LOGIN PASSWORD '"+l.postgresPassword+"'"); err != nil {
+			return err
+		}
 	}
 	if err := l.postgres.Exec(ctx, "CREATE DATABASE niodoo OWNER niodoo"); err != nil {
 		return err
@@ -35,8 +37,12 @@ CREATE INDEX idx_consciousness_events_created_at ON consciousness_events (create
 CREATE TABLE memory_entries (memory_id bigserial PRIMARY KEY, importance_score double precision NOT NULL, emotional_context jsonb NOT NULL);
 CREATE INDEX idx_memory_entries_emotional_context ON memory_entries USING gin (emotional_context);
 CREATE TABLE toroidal_memories (memory_id bigserial PRIMARY KEY, major_radius double precision NOT NULL, minor_radius double precision NOT NULL);
-GRANT ALL ON ALL TABLES IN SCHEMA public TO niodoo;
-GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO niodoo;
+ALTER TABLE consciousness_events OWNER TO niodoo;
+ALTER TABLE memory_entries OWNER TO niodoo;
+ALTER TABLE toroidal_memories OWNER TO niodoo;
+GRANT pg_monitor TO niodoo; -- whose maintenance looks for what is in its way
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO niodoo_backup;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO niodoo_backup;
 INSERT INTO consciousness_events (content, emotional_state, processing_time_ms, created_at)
     SELECT 'event ' || i, '{"joy": 0.6, "curiosity": 0.8}', 150 + i % 200, now() - i * interval '1 second' FROM generate_series(1, 5000) AS i;
 INSERT INTO memory_entries (importance_score, emotional_context) SELECT (i % 100) / 100.0, '{"emotion": "curiosity"}' FROM generate_series(1, 1250) AS i;

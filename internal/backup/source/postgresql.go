@@ -138,7 +138,11 @@ func (p *postgres) freeze(ctx context.Context, database string) (*snapshot, erro
 			return s, nil
 		}
 		// A table may be dropped between the list and the lock.
-		if e, ok := errors.AsType[*pgconn.PgError](err); !ok || e.Code != "42P01" || tries == 3 {
+		e, ok := errors.AsType[*pgconn.PgError](err)
+		if ok && e.Code == "42501" {
+			err = fmt.Errorf("%w; name a role that may read everything in backup.user: GRANT pg_read_all_data TO ...", err)
+		}
+		if !ok || e.Code != "42P01" || tries == 3 {
 			closeConn(conn)
 			return nil, fmt.Errorf("postgresql: database %s: %w", database, err)
 		}
