@@ -319,7 +319,7 @@ func (r *trial) awaitTold(instance string, alerts []string) {
 
 // awaitInhibited waits until what must be silent is there, and silent.
 func (r *trial) awaitInhibited(instance string) {
-	for _, alert := range strings.Fields(r.proof.inhibited) {
+	for alert := range strings.FieldsSeq(r.proof.inhibited) {
 		Await(r, alert+" fires and is silent", func() error {
 			all, err := r.chain.active(instance)
 			if err != nil {
