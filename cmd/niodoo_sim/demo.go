@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
 // demo runs the stack and the exporter that watches it until ctx ends.
@@ -158,13 +160,14 @@ func (e *exporter) start(args ...string) error {
 	r.cmd.Stdout, r.cmd.Stderr = e.output, e.output
 	r.cmd.WaitDelay = 5 * time.Second
 	// It dies with us, be it by SIGKILL; Ctrl-C is for us, who then stop it in order.
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := r.cmd.Start(); err != nil {
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ended, err := localserver.StartBound(r.cmd)
+	if err != nil {
 		return fmt.Errorf("starting the exporter: %w", err)
 	}
 	e.run = r
 	go func() {
-		err := r.cmd.Wait()
+		err := <-ended
 		if err == nil {
 			err = errors.New("exit status 0")
 		}

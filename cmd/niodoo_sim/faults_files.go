@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,7 +73,16 @@ var backupFaults = []labFault{
 		return errors.Join(nativeBackup(dir, 40*day, nil, nil), nativeBackup(dir, time.Hour, nil, &backup.Check{OK: true}))
 	})},
 	{"backup-same-device", "backup", "The backups lie on the device of what they are to save.", func(_ context.Context, l *lab) (func() error, error) {
-		return func() error { return os.Remove(l.path("source")) }, os.Symlink(l.dir, l.path("source"))
+		lift := func() error {
+			if err := os.Remove(l.path("source")); err != nil || l.source == "" {
+				return err
+			}
+			return os.Symlink(l.source, l.path("source"))
+		}
+		if err := os.Remove(l.path("source")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		return lift, os.Symlink(l.dir, l.path("source"))
 	}},
 	{"backup-does-not-fit", "backup", "The newest backup is larger than the room for the next.", besides(func(l *lab, dir string) error {
 		at := time.Now().Add(-5 * time.Minute)

@@ -25,6 +25,7 @@ import (
 type lab struct {
 	dir     string
 	guard   *guardian
+	source  string // what is backed up, "" for nothing
 	stack   *sim.Stack
 	control *sim.Server
 
@@ -127,7 +128,23 @@ func (l *lab) makeDirs() error {
 	for _, name := range []string{"logs", "backups", "state", "secrets"} {
 		errs = append(errs, os.Mkdir(l.path(name), 0o700))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, l.makeSource())...)
+}
+
+// shm is where Linux has a device other than that of temporary files.
+const shm = "/dev/shm"
+
+// makeSource makes the directory that is backed up. It must be on another
+// device than the backups, or the stack would not be well; where there is none,
+// there is no such directory.
+func (l *lab) makeSource() error {
+	dir, err := os.MkdirTemp(shm, "niodoo-source-")
+	if err != nil {
+		return nil
+	}
+	l.guard.add(dir)
+	l.source = dir
+	return errors.Join(os.WriteFile(filepath.Join(dir, "memories.json"), []byte(`{"layers": 6}`+"\n"), 0o600), os.Symlink(dir, l.path("source")))
 }
 
 // startDatabases starts the real servers, side by side. A program that is not

@@ -22,7 +22,7 @@ func (l *lab) furnishPostgres(ctx context.Context) error {
 	if err := l.postgres.CreateMonitor(ctx, l.postgresPassword); err != nil {
 		return err
 	}
-	for _, role := range []string{"niodoo", "niodoo_backup"} {
+	for _, role := range []string{"niodoo", "niodoo_backup IN ROLE pg_read_all_data"} {
 		if err := l.postgres.Exec(ctx, "CREATE ROLE "+role+" LOGIN PASSWORD '"+l.postgresPassword+"'"); err != nil {
 			return err
 		}
@@ -41,8 +41,6 @@ ALTER TABLE consciousness_events OWNER TO niodoo;
 ALTER TABLE memory_entries OWNER TO niodoo;
 ALTER TABLE toroidal_memories OWNER TO niodoo;
 GRANT pg_monitor TO niodoo; -- whose maintenance looks for what is in its way
-GRANT SELECT ON ALL TABLES IN SCHEMA public TO niodoo_backup;
-GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO niodoo_backup;
 INSERT INTO consciousness_events (content, emotional_state, processing_time_ms, created_at)
     SELECT 'event ' || i, '{"joy": 0.6, "curiosity": 0.8}', 150 + i % 200, now() - i * interval '1 second' FROM generate_series(1, 5000) AS i;
 INSERT INTO memory_entries (importance_score, emotional_context) SELECT (i % 100) / 100.0, '{"emotion": "curiosity"}' FROM generate_series(1, 1250) AS i;

@@ -8,6 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/niodoo/niodoo_exporter/internal/e2e"
+	"github.com/niodoo/niodoo_exporter/internal/incident"
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
+	"github.com/niodoo/niodoo_exporter/internal/notify"
+	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
+	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"math/rand/v2"
 	"mime"
 	"net"
@@ -18,15 +24,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-
-	"github.com/niodoo/niodoo_exporter/internal/e2e"
-	"github.com/niodoo/niodoo_exporter/internal/incident"
-	"github.com/niodoo/niodoo_exporter/internal/notify"
-	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
-	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
 // process is a program that a test kills and starts again.
@@ -38,6 +37,8 @@ type process struct {
 
 	cmd *exec.Cmd
 	log *bytes.Buffer // read only while it does not run
+
+	ended <-chan error
 }
 
 func (p *process) start() {
@@ -53,8 +54,8 @@ func (p *process) start() {
 	}
 	p.cmd = exec.Command(p.name, p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	var err error
+	if p.ended, err = localserver.StartBound(p.cmd); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -63,7 +64,7 @@ func (p *process) start() {
 func (p *process) kill() {
 	if p.cmd != nil {
 		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+		<-p.ended
 		p.cmd = nil
 	}
 }

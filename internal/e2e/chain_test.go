@@ -29,6 +29,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
 // chain is what stands between the exporters and the people: a real Prometheus
@@ -159,19 +161,19 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 	cmd := exec.Command(sim, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	path := filepath.Join(t.TempDir(), "out")
 	out, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd.Stdout = out
-	if err := cmd.Start(); err != nil {
+	ended, err := localserver.StartBound(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
 	exited := make(chan struct{})
 	go func() {
-		_ = cmd.Wait()
+		<-ended
 		close(exited)
 	}()
 	s := &stack{end: sync.OnceFunc(func() {

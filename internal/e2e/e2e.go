@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
 // patience bounds every wait for a condition.
@@ -69,23 +71,18 @@ func Start(t testing.TB, path string, args ...string) (pid int) {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
+	ended, err := localserver.StartBound(cmd)
+	if err != nil {
 		t.Fatalf("starting %s: %v", path, err)
 	}
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
-		done := make(chan struct{})
-		go func() {
-			_ = cmd.Wait()
-			close(done)
-		}()
 		select {
-		case <-done:
+		case <-ended:
 		case <-time.After(20 * time.Second):
 			t.Errorf("%s did not stop on SIGTERM", filepath.Base(path))
 			_ = cmd.Process.Kill()
-			<-done
+			<-ended
 		}
 		f.Close()
 		if t.Failed() {

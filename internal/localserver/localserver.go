@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -55,14 +56,14 @@ func start(ctx context.Context, l launch) (*Process, error) {
 	p.cmd.Dir = l.dir
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.WaitDelay = 10 * time.Second // its children may hold its output open
-	// It dies with us, be it by SIGKILL: no test leaves a server behind.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.owner, Pdeathsig: syscall.SIGKILL}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.owner}
 	name := filepath.Base(l.path)
-	if err := p.cmd.Start(); err != nil {
+	ended, err := StartBound(p.cmd)
+	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
 	go func() {
-		_ = p.cmd.Wait()
+		<-ended
 		close(p.exited)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -81,6 +82,30 @@ func start(ctx context.Context, l launch) (*Process, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// StartBound starts a program that dies with us, be it by SIGKILL: no test
+// leaves a process behind. The channel gives what its Wait returned.
+//
+// The kernel takes the end of the thread that started a program for the
+// parent's. So a thread of its own waits for it: any other one may end, with a
+// goroutine that is locked to it, long before the program.
+func StartBound(cmd *exec.Cmd) (<-chan error, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	started, ended := make(chan error), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ended <- cmd.Wait()
+		}
+	}()
+	return ended, <-started
 }
 
 // Pid returns the server's process id.

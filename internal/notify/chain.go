@@ -270,23 +270,29 @@ func newCounts() counts {
 	return counts{map[string]float64{}, map[string]float64{}, map[string]float64{}}
 }
 
+// counts asks twice: a registry gathers its families side by side, so that one
+// answer can have an attempt and not yet that it failed. The failures of a later
+// answer cover the attempts of an earlier one.
 func (c Chain) counts(ctx context.Context) (counts, error) {
-	raw, err := c.get(ctx, "/metrics")
-	if err != nil {
-		return counts{}, err
-	}
 	n := newCounts()
-	promtext.Parse(raw, func(s *promtext.Sample) {
-		switch s.Name {
-		case "alertmanager_notification_requests_total":
-			n.sent[s.Label("integration")] += s.Value
-		case "alertmanager_notification_requests_failed_total":
-			n.sent[s.Label("integration")] -= s.Value
-			n.failed[s.Label("integration")] += s.Value
-		case "alertmanager_notifications_failed_total":
-			n.givenUp[s.Label("integration")] += s.Value
+	for _, later := range []bool{false, true} {
+		raw, err := c.get(ctx, "/metrics")
+		if err != nil {
+			return counts{}, err
 		}
-	})
+		promtext.Parse(raw, func(s *promtext.Sample) {
+			integration := s.Label("integration")
+			switch {
+			case !later && s.Name == "alertmanager_notification_requests_total":
+				n.sent[integration] += s.Value
+			case later && s.Name == "alertmanager_notification_requests_failed_total":
+				n.sent[integration] -= s.Value
+				n.failed[integration] += s.Value
+			case later && s.Name == "alertmanager_notifications_failed_total":
+				n.givenUp[integration] += s.Value
+			}
+		})
+	}
 	return n, nil
 }
 

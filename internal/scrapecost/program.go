@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
 // Program is a running exporter.
@@ -57,12 +59,12 @@ func StartProgram(ctx context.Context, path string, env []string, args ...string
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
+	ended, err := localserver.StartBound(p.cmd)
+	if err != nil {
 		return nil, err
 	}
 	go func() {
-		_ = p.cmd.Wait() // how it ended shows in its output
+		<-ended // how it ended shows in its output
 		close(p.exited)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
