@@ -22,10 +22,14 @@ func (l *lab) furnishPostgres(ctx context.Context) error {
 	if err := l.postgres.CreateMonitor(ctx, l.postgresPassword); err != nil {
 		return err
 	}
-	for _, role := range []string{"niodoo", "niodoo_backup IN ROLE pg_read_all_data"} {
+	for _, role := range []string{"niodoo", "niodoo_backup"} {
 		if err := l.postgres.Exec(ctx, "CREATE ROLE "+role+" LOGIN PASSWORD '"+l.postgresPassword+"'"); err != nil {
 			return err
 		}
+	}
+	// Before PostgreSQL 14 there is no such role, and backups say what they lack.
+	if err := l.postgres.Exec(ctx, "DO $$ BEGIN GRANT pg_read_all_data TO niodoo_backup; EXCEPTION WHEN undefined_object THEN NULL; END $$"); err != nil {
+		return err
 	}
 	if err := l.postgres.Exec(ctx, "CREATE DATABASE niodoo OWNER niodoo"); err != nil {
 		return err
