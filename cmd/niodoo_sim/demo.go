@@ -167,10 +167,8 @@ func (e *exporter) start(args ...string) error {
 	}
 	e.run = r
 	go func() {
-		err := <-ended
-		if err == nil {
-			err = errors.New("exit status 0")
-		}
+		<-ended
+		err := errors.New(r.cmd.ProcessState.String())
 		close(r.exited)
 		if !r.meant.Load() {
 			select {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -255,10 +256,10 @@ func (l *lab) localSections() []string {
 	}
 	backup := map[string]any{"directory": l.path("backups"), "sources": map[string]string{"data": l.path("source")},
 		"retention": map[string]int{"daily": 7, "weekly": 4}}
-	sections := append(host,
+	sections := slices.Concat(host, []string{
 		sim.Section("logs", map[string]any{"paths": []string{l.path("logs") + "/*.log"}}),
 		sim.Section("operations", map[string]any{"state_dir": l.path("state")}),
-	)
+	})
 	if l.postgres != nil { // niodooctl's own roles: the exporter's may not read the tables
 		file := filepath.Join(l.path("secrets"), "postgresql")
 		backup["user"], backup["password_file"] = "niodoo_backup", file

@@ -8,12 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/niodoo/niodoo_exporter/internal/e2e"
-	"github.com/niodoo/niodoo_exporter/internal/incident"
-	"github.com/niodoo/niodoo_exporter/internal/localserver"
-	"github.com/niodoo/niodoo_exporter/internal/notify"
-	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
-	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"math/rand/v2"
 	"mime"
 	"net"
@@ -26,6 +20,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/niodoo/niodoo_exporter/internal/e2e"
+	"github.com/niodoo/niodoo_exporter/internal/incident"
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
+	"github.com/niodoo/niodoo_exporter/internal/notify"
+	"github.com/niodoo/niodoo_exporter/internal/notify/notifytest"
+	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
 // process is a program that a test kills and starts again.
@@ -38,7 +39,7 @@ type process struct {
 	cmd *exec.Cmd
 	log *bytes.Buffer // read only while it does not run
 
-	ended <-chan error
+	ended <-chan struct{}
 }
 
 func (p *process) start() {

@@ -167,15 +167,10 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 		t.Fatal(err)
 	}
 	cmd.Stdout = out
-	ended, err := localserver.StartBound(cmd)
+	exited, err := localserver.StartBound(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan struct{})
-	go func() {
-		<-ended
-		close(exited)
-	}()
 	s := &stack{end: sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {

@@ -35,7 +35,7 @@ var ErrNotInstalled = errors.New("not installed")
 type Process struct {
 	cmd    *exec.Cmd
 	out    *tail
-	exited chan struct{}
+	exited <-chan struct{}
 	once   sync.Once
 }
 
@@ -51,21 +51,17 @@ type launch struct {
 // start runs a server and waits until it is ready. A server that ends before
 // that is reported with the last lines it wrote.
 func start(ctx context.Context, l launch) (*Process, error) {
-	p := &Process{out: &tail{}, exited: make(chan struct{})}
+	p := &Process{out: &tail{}}
 	p.cmd = exec.Command(l.path, l.args...)
 	p.cmd.Dir = l.dir
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.WaitDelay = 10 * time.Second // its children may hold its output open
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.owner}
 	name := filepath.Base(l.path)
-	ended, err := StartBound(p.cmd)
-	if err != nil {
+	var err error
+	if p.exited, err = StartBound(p.cmd); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	go func() {
-		<-ended
-		close(p.exited)
-	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
@@ -85,24 +81,25 @@ func start(ctx context.Context, l launch) (*Process, error) {
 }
 
 // StartBound starts a program that dies with us, be it by SIGKILL: no test
-// leaves a process behind. The channel gives what its Wait returned.
+// leaves a process behind. The channel is closed once it has been waited for.
 //
 // The kernel takes the end of the thread that started a program for the
 // parent's. So a thread of its own waits for it: any other one may end, with a
 // goroutine that is locked to it, long before the program.
-func StartBound(cmd *exec.Cmd) (<-chan error, error) {
+func StartBound(cmd *exec.Cmd) (<-chan struct{}, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	started, ended := make(chan error), make(chan error, 1)
+	started, ended := make(chan error), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			ended <- cmd.Wait()
+			_ = cmd.Wait() // how it ended is in cmd.ProcessState
+			close(ended)
 		}
 	}()
 	return ended, <-started

@@ -28,7 +28,7 @@ type Program struct {
 
 	cmd    *exec.Cmd
 	out    bytes.Buffer // read once it has ended
-	exited chan struct{}
+	exited <-chan struct{}
 }
 
 // startTimeout bounds the wait for a program to answer.
@@ -52,21 +52,16 @@ func StartProgram(ctx context.Context, path string, env []string, args ...string
 	if err != nil {
 		return nil, err
 	}
-	p := &Program{Name: filepath.Base(path), Address: address, exited: make(chan struct{})}
+	p := &Program{Name: filepath.Base(path), Address: address}
 	for i, a := range args {
 		args[i] = strings.ReplaceAll(a, "{address}", address)
 	}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
-	ended, err := localserver.StartBound(p.cmd)
-	if err != nil {
+	if p.exited, err = localserver.StartBound(p.cmd); err != nil {
 		return nil, err
 	}
-	go func() {
-		<-ended // how it ended shows in its output
-		close(p.exited)
-	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {

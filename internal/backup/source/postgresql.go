@@ -140,7 +140,7 @@ func (p *postgres) freeze(ctx context.Context, database string) (*snapshot, erro
 		// A table may be dropped between the list and the lock.
 		e, ok := errors.AsType[*pgconn.PgError](err)
 		if ok && e.Code == "42501" {
-			err = fmt.Errorf("%w; name a role that may read everything in backup.user: GRANT pg_read_all_data TO ...", err)
+			err = fmt.Errorf("%w; name a role that may read everything in backup.user (GRANT pg_read_all_data)", err)
 		}
 		if !ok || e.Code != "42P01" || tries == 3 {
 			closeConn(conn)
