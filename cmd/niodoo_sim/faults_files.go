@@ -213,7 +213,14 @@ func incident(p opstate.Priority, age time.Duration) func(context.Context, *lab)
 			return opstate.Update(l.ctx, l.path("state"), func(i *opstate.Incidents) error { return i.Close(id, time.Now()) })
 		}
 		return end, opstate.Update(ctx, l.path("state"), func(i *opstate.Incidents) error {
-			return i.Add(opstate.Incident{ID: id, Priority: p, Title: "High processing latency", Opened: opened})
+			in := opstate.Incident{ID: id, Priority: p, Title: "High processing latency", Opened: opened}
+			err := i.Add(in)
+			for n := 2; err != nil && n < 1000; n++ { // injected again within a second
+				id = fmt.Sprintf("%s-%d", in.ID[:len("INC-20060102-150405")], n)
+				in.ID = id
+				err = i.Add(in)
+			}
+			return err
 		})
 	}
 }
