@@ -343,6 +343,7 @@ The exporter watches the stack.
                curl -X PUT http://%[2]s/faults/engine-hanging
                curl -X DELETE http://%[2]s/faults/engine-hanging
   directory    %[3]s (niodoo.yml, logs, backups)
+  try          niodooctl --config.file=%[3]s/niodoo.yml health
 
 From its %[4]d series:
 
