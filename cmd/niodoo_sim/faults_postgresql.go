@@ -137,12 +137,15 @@ func (l *lab) session(ctx context.Context, sql string) error {
 	if err != nil {
 		return err
 	}
+	if _, err = conn.Exec(ctx, sql).ReadAll(); err != nil {
+		closeSession(conn)
+		return err
+	}
 	l.work.Go(func() {
 		<-ctx.Done()
 		closeSession(conn)
 	})
-	_, err = conn.Exec(ctx, sql).ReadAll()
-	return err
+	return nil
 }
 
 func closeSession(conn *pgconn.PgConn) {
