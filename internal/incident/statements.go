@@ -7,44 +7,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/pglogin"
 )
-
-// connectPostgreSQL opens a session that can only read.
-func connectPostgreSQL(ctx context.Context, cfg config.PostgreSQL) (*pgx.Conn, error) {
-	var dsn strings.Builder
-	for _, kv := range [][2]string{
-		{"host", cfg.Host}, {"port", strconv.Itoa(cfg.Port)}, {"user", cfg.User}, {"dbname", cfg.Database}, {"sslmode", cfg.SSLMode},
-		{"sslrootcert", cfg.TLSConfig.CAFile}, {"sslcert", cfg.TLSConfig.CertFile}, {"sslkey", cfg.TLSConfig.KeyFile},
-		{"password", "-"}, {"application_name", "niodooctl incident"}, {"connect_timeout", "5"},
-	} {
-		fmt.Fprintf(&dsn, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
-	}
-	c, err := pgx.ParseConfig(dsn.String())
-	if err != nil {
-		return nil, err
-	}
-	password, err := cfg.PasswordFile.Read()
-	if err != nil {
-		return nil, err
-	}
-	c.Password = password.Reveal()
-	if name := cfg.TLSConfig.ServerName; name != "" && c.TLSConfig != nil {
-		c.TLSConfig.ServerName = name
-	}
-	c.RuntimeParams["default_transaction_read_only"] = "on"
-	c.RuntimeParams["statement_timeout"] = "5000"
-	c.RuntimeParams["lock_timeout"] = "1000"
-	c.DefaultQueryExecMode = pgx.QueryExecModeExec
-	return pgx.ConnectConfig(ctx, c)
-}
 
 // session is one backend that does something, or keeps others from it.
 type session struct {
@@ -109,7 +79,7 @@ func (l *look) statements(ctx context.Context) ([]byte, error) {
 	if !l.Config.Enabled("postgresql") {
 		return nil, notLookedAt("the configuration has PostgreSQL disabled")
 	}
-	conn, err := connectPostgreSQL(ctx, l.Config.PostgreSQL)
+	conn, err := pglogin.ReadOnly(ctx, l.Config.PostgreSQL, "niodooctl incident", "5s", "1s")
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/pglogin"
 )
 
 // SQLSTATEs.
@@ -45,31 +46,13 @@ type session struct {
 // connect opens a session of the role that owns the tables.
 func (j *job) connect(ctx context.Context) (*session, error) {
 	cfg, m := j.Config.PostgreSQL, j.Config.Maintenance
-	secret := cfg.PasswordFile
 	if m.User != "" {
-		cfg.User, secret = m.User, m.PasswordFile
+		cfg.User, cfg.PasswordFile = m.User, m.PasswordFile
 	}
-	password, err := secret.Read()
+	c, err := pglogin.Config(cfg, "", "niodooctl maintenance")
 	if err != nil {
 		return nil, err
 	}
-	var dsn strings.Builder
-	for _, kv := range [][2]string{
-		{"host", cfg.Host}, {"port", strconv.Itoa(cfg.Port)}, {"user", cfg.User}, {"dbname", cfg.Database}, {"sslmode", cfg.SSLMode},
-		{"sslrootcert", cfg.TLSConfig.CAFile}, {"sslcert", cfg.TLSConfig.CertFile}, {"sslkey", cfg.TLSConfig.KeyFile},
-		{"password", "-"}, {"application_name", "niodooctl maintenance"}, {"connect_timeout", "10"},
-	} {
-		fmt.Fprintf(&dsn, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
-	}
-	c, err := pgx.ParseConfig(dsn.String())
-	if err != nil {
-		return nil, err
-	}
-	c.Password = password.Reveal()
-	if name := cfg.TLSConfig.ServerName; name != "" && c.TLSConfig != nil {
-		c.TLSConfig.ServerName = name
-	}
-	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	s := &session{cfg: m, role: cfg.User}
 	c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if n.SeverityUnlocalized == "WARNING" {

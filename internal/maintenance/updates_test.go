@@ -56,7 +56,7 @@ func TestSecurityUpdates(t *testing.T) {
 			t.Fatal(err)
 		}
 		if c.age > 0 {
-			path := filepath.Join(lists, "deb.debian.org_debian_dists_bookworm_InRelease")
+			path := filepath.Join(lists, "mirror.example.com_debian_dists_bookworm_InRelease")
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}

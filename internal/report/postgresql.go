@@ -7,20 +7,19 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/pglogin"
 )
 
 const (
 	// databaseTimeout bounds all statements together, statementTimeout each.
 	databaseTimeout  = 20 * time.Second
-	statementTimeout = "5000"
-	lockTimeout      = "500"
+	statementTimeout = "5s"
+	lockTimeout      = "500ms"
 	maxRows          = 10
 	maxStatement     = 300
 )
@@ -68,35 +67,6 @@ type Table struct {
 	IdxScans float64 `json:"index_scans"`
 }
 
-// connectPostgreSQL opens a session that can only read.
-func connectPostgreSQL(ctx context.Context, cfg config.PostgreSQL) (*pgx.Conn, error) {
-	var dsn strings.Builder
-	for _, kv := range [][2]string{
-		{"host", cfg.Host}, {"port", strconv.Itoa(cfg.Port)}, {"user", cfg.User}, {"dbname", cfg.Database}, {"sslmode", cfg.SSLMode},
-		{"sslrootcert", cfg.TLSConfig.CAFile}, {"sslcert", cfg.TLSConfig.CertFile}, {"sslkey", cfg.TLSConfig.KeyFile},
-		{"password", "-"}, {"application_name", "niodooctl report"}, {"connect_timeout", "5"},
-	} {
-		fmt.Fprintf(&dsn, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
-	}
-	c, err := pgx.ParseConfig(dsn.String())
-	if err != nil {
-		return nil, err
-	}
-	password, err := cfg.PasswordFile.Read()
-	if err != nil {
-		return nil, err
-	}
-	c.Password = password.Reveal()
-	if name := cfg.TLSConfig.ServerName; name != "" && c.TLSConfig != nil {
-		c.TLSConfig.ServerName = name
-	}
-	c.RuntimeParams["default_transaction_read_only"] = "on"
-	c.RuntimeParams["statement_timeout"] = statementTimeout
-	c.RuntimeParams["lock_timeout"] = lockTimeout
-	c.DefaultQueryExecMode = pgx.QueryExecModeExec // nothing is prepared, as poolers like it
-	return pgx.ConnectConfig(ctx, c)
-}
-
 const databaseQuery = `
 SELECT current_setting('server_version'), current_database(), extract(epoch FROM now() - pg_postmaster_start_time())::float8,
   pg_database_size(current_database())::float8, current_setting('max_connections')::float8,
@@ -126,7 +96,7 @@ ORDER BY total_exec_time DESC LIMIT $1`
 func database(ctx context.Context, o Options, r *Report) error {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
-	conn, err := connectPostgreSQL(ctx, o.Config.PostgreSQL)
+	conn, err := pglogin.ReadOnly(ctx, o.Config.PostgreSQL, "niodooctl report", statementTimeout, lockTimeout)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 	"github.com/niodoo/niodoo_exporter/internal/observe"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
+	"github.com/niodoo/niodoo_exporter/internal/pglogin"
 	"github.com/niodoo/niodoo_exporter/internal/promapi"
 	"github.com/niodoo/niodoo_exporter/internal/sim"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
@@ -136,7 +137,7 @@ func TestStack(t *testing.T) {
 	// All of them, not just the slowest: which those are is a matter of luck.
 	cfg := config.Default().PostgreSQL
 	cfg.Host, cfg.Port, cfg.PasswordFile, cfg.SSLMode = "127.0.0.1", pg.Port, config.SecretFile(password), "disable"
-	conn, err := connectPostgreSQL(ctx, cfg)
+	conn, err := pglogin.ReadOnly(ctx, cfg, "test", statementTimeout, lockTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/backup"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/pglogin"
 )
 
 const (
@@ -64,7 +65,7 @@ func databases(cfg *config.Config) []string {
 
 // settings pin what the text of a row depends on.
 var settings = map[string]string{
-	"application_name": "niodooctl", "TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1",
+	"TimeZone": "UTC", "DateStyle": "ISO, YMD", "IntervalStyle": "postgres", "extra_float_digits": "1",
 	"bytea_output": "hex", "search_path": "pg_catalog", "lc_monetary": "C", "xmloption": "content",
 	// Rows that are hidden from us are an error, not missing.
 	"row_security":      "off",
@@ -73,26 +74,9 @@ var settings = map[string]string{
 
 // connect opens a session to a database.
 func (p *postgres) connect(ctx context.Context, database string) (*pgx.Conn, error) {
-	password, err := p.cfg.PasswordFile.Read()
+	c, err := pglogin.Config(p.cfg, database, "niodooctl")
 	if err != nil {
 		return nil, err
-	}
-	tls := p.cfg.TLSConfig
-	var dsn strings.Builder
-	// What is not named here would come from the environment's PG variables.
-	for _, kv := range [][2]string{
-		{"host", p.cfg.Host}, {"port", strconv.Itoa(p.cfg.Port)}, {"user", p.cfg.User}, {"dbname", database},
-		{"password", password.Reveal()}, {"sslmode", p.cfg.SSLMode}, {"sslrootcert", tls.CAFile}, {"sslcert", tls.CertFile}, {"sslkey", tls.KeyFile},
-		{"connect_timeout", "10"}, {"passfile", "/nonexistent"}, {"target_session_attrs", "any"},
-	} {
-		if kv[1] == "" && strings.HasPrefix(kv[0], "ssl") {
-			continue // an empty file name is one, too
-		}
-		fmt.Fprintf(&dsn, "%s='%s' ", kv[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(kv[1]))
-	}
-	c, err := pgx.ParseConfig(dsn.String())
-	if err != nil {
-		return nil, errors.New("postgresql: the connection's settings do not fit together") // its text may hold the password
 	}
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	maps.Copy(c.RuntimeParams, settings)
