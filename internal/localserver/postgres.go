@@ -145,7 +145,8 @@ func (p *Postgres) create(ctx context.Context, o PostgresOptions) error {
 }
 
 // configure chooses a port and writes postgresql.conf and pg_hba.conf anew.
-// Nothing that is written has to outlive a crash of the machine.
+// Nothing that is written has to outlive a crash of the machine, but what is
+// committed outlives the one that Kill makes.
 func (p *Postgres) configure(o PostgresOptions) error {
 	listen := "127.0.0.1"
 	if o.Scratch != "" {
@@ -162,7 +163,6 @@ func (p *Postgres) configure(o PostgresOptions) error {
 		"unix_socket_directories": "'" + p.SocketDir + "'",
 		"unix_socket_permissions": "0777", // the directory keeps others out
 		"fsync":                   "off",
-		"synchronous_commit":      "off",
 		"full_page_writes":        "off",
 		"shared_buffers":          "16MB",
 		"max_connections":         "40",
