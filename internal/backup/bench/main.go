@@ -219,7 +219,7 @@ func (s stack) makeTables(ctx context.Context, scale float64) (int64, error) {
 	if err := s.pg.Exec(ctx, "CREATE DATABASE niodoo"); err != nil {
 		return 0, err
 	}
-	rows := int(1_900_000 * scale)
+	rows := int(2_200_000 * scale)
 	for _, sql := range []string{
 		`CREATE TABLE events AS SELECT i AS id, timestamptz '2026-01-01' + i * interval '1 second' AS at, 'consciousness_' || (ARRAY['update','query','merge','decay'])[1 + i % 4] AS kind,
 			md5(i::text) AS digest, json_build_object('level', random(), 'source', 'worker-' || i % 16, 'tokens', (random() * 4096)::int, 'note', 'memory consolidated in layer ' || i % 6) AS payload
