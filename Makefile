@@ -61,7 +61,7 @@ test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps
 
 .PHONY: tools
-tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool $(TOOLS)/vmalert ## Build the tools that the tests use into .build/tools.
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool $(TOOLS)/vmalert $(TOOLS)/victoria-metrics ## Build the tools that the tests use into .build/tools.
 
 # Without the tag, a service discovery's dependency would have to be there too.
 $(TOOLS)/prometheus $(TOOLS)/promtool:
@@ -72,9 +72,9 @@ $(TOOLS)/alertmanager $(TOOLS)/amtool:
 	@echo "Building $(notdir $@) $(ALERTMANAGER_VERSION)"
 	@GOBIN=$(TOOLS) $(GO) install github.com/prometheus/alertmanager/cmd/$(notdir $@)@$(ALERTMANAGER_VERSION)
 
-$(TOOLS)/vmalert:
-	@echo "Building vmalert $(VICTORIAMETRICS_VERSION)"
-	@GOBIN=$(TOOLS) $(GO) install github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert@$(VICTORIAMETRICS_VERSION)
+$(TOOLS)/vmalert $(TOOLS)/victoria-metrics:
+	@echo "Building $(notdir $@) $(VICTORIAMETRICS_VERSION)"
+	@GOBIN=$(TOOLS) $(GO) install github.com/VictoriaMetrics/VictoriaMetrics/app/$(notdir $@)@$(VICTORIAMETRICS_VERSION)
 
 $(TOOLS)/golangci-lint:
 	@echo "Building golangci-lint $(GOLANGCI_VERSION) (some minutes the first time)"

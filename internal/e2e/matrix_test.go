@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"maps"
@@ -51,7 +52,7 @@ func TestMatrix(t *testing.T) {
 	well := startStack(t, sim, exporter, "--machine")
 	c.watch(t, "well", well.exporter)
 
-	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}}
+	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}, follow: (*trial).run}
 	var todo []proof
 	for _, p := range matrix {
 		if (full || p.short) && only.MatchString(p.faults) {
@@ -100,6 +101,7 @@ type run struct {
 	chain         *chain
 	sim, exporter string
 	full          bool
+	follow        func(*trial) // what is done with a stack
 
 	mu      sync.Mutex
 	results map[string]result
@@ -146,7 +148,8 @@ func (m *run) try(p proof, attempt int) result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.run(m.sim, m.exporter)
+		defer r.begin(m.sim, m.exporter)()
+		m.follow(r)
 	}()
 	<-done
 	r.result.OK = len(r.result.Failures) == 0
@@ -186,33 +189,53 @@ func (r *trial) Fatal(args ...any) { r.Fatalf("%s", fmt.Sprint(args...)) }
 
 func (r *trial) Failed() bool { return len(r.result.Failures) > 0 }
 
-func (r *trial) run(sim, exporter string) {
+// begin starts the stack and waits until it has been well for a while. The
+// function it returns ends it.
+func (r *trial) begin(sim, exporter string) (end func()) {
 	// The machine is simulated: the true one is busy with us.
 	flags := append([]string{"--machine"}, strings.Fields(r.proof.flags)...)
 	if !strings.Contains(r.proof.faults, "postgresql") && !strings.Contains(r.proof.faults, "redis") {
 		flags = append(flags, "--no-databases")
 	}
 	r.stack = startStack(r, sim, exporter, flags...)
-	instance := r.instance
-	r.chain.watch(r, instance, r.stack.exporter)
-	defer func() {
-		r.chain.forget(r, instance)
+	r.chain.watch(r, r.instance, r.stack.exporter)
+	end = func() {
+		r.chain.forget(r, r.instance)
 		r.stack.end()
+	}
+	settled := false
+	defer func() {
+		if !settled {
+			end()
+		}
 	}()
-	r.settle(instance)
+	r.settle(r.instance)
+	settled = true
+	return end
+}
 
-	faults := strings.Fields(r.proof.faults)
-	for _, f := range faults {
+// inject and lift change what is wrong with the stack.
+func (r *trial) inject() {
+	for f := range strings.FieldsSeq(r.proof.faults) {
 		r.stack.inject(r, f)
 	}
 	r.injected = time.Now()
-	expected := strings.Fields(r.proof.fires)
-	r.awaitTold(instance, expected)
-	r.awaitInhibited(instance)
-	for _, f := range faults {
+}
+
+func (r *trial) lift() (lifted time.Time) {
+	for f := range strings.FieldsSeq(r.proof.faults) {
 		r.stack.lift(r, f)
 	}
-	lifted := time.Now()
+	return time.Now()
+}
+
+// run follows the faults to those who are told.
+func (r *trial) run() {
+	instance, expected := r.instance, strings.Fields(r.proof.fires)
+	r.inject()
+	r.awaitTold(instance, expected)
+	r.awaitInhibited(instance)
+	lifted := r.lift()
 	r.awaitResolved(instance, expected)
 	r.result.Resolved = time.Since(lifted).Seconds()
 	r.judge(instance, expected)
@@ -221,7 +244,7 @@ func (r *trial) run(sim, exporter string) {
 
 // settle waits until the stack has been well for as long as it must have been.
 func (r *trial) settle(instance string) {
-	quiet := max(r.proof.quiet, usually)
+	quiet := cmp.Or(r.proof.quiet, usually)
 	if strings.HasPrefix(r.proof.faults, "gpu") {
 		quiet = max(quiet, gpuPace+5*time.Second)
 	}
