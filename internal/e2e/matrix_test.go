@@ -40,11 +40,6 @@ const slack = 30 * time.Second
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	full := os.Getenv(fullEnv) == "full"
-	only := regexp.MustCompile(os.Getenv(onlyEnv))
-	lanes := 6
-	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
-		lanes = n
-	}
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
 	c := startChain(t, 1)
 
@@ -53,18 +48,7 @@ func TestMatrix(t *testing.T) {
 	c.watch(t, "well", well.exporter)
 
 	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}, follow: (*trial).run}
-	var todo []proof
-	for _, p := range matrix {
-		if (full || p.short) && only.MatchString(p.faults) {
-			todo = append(todo, p)
-		}
-	}
-	// Detection is timed, and a busy machine is late: what fails is tried once
-	// more with fewer beside it. The table says how often each was tried.
-	again := m.all(todo, lanes, 1)
-	for _, p := range m.all(again, max(1, lanes/4), 2) {
-		t.Errorf("%s: %s", p.faults, strings.Join(m.results[p.faults].Failures, "; "))
-	}
+	m.prove(slices.DeleteFunc(slices.Clone(matrix), func(p proof) bool { return !full && !p.short }), 6)
 	for _, n := range c.inbox.about("well") {
 		t.Errorf("the stack that is well was in the news: %+v", n)
 	}
@@ -105,6 +89,22 @@ type run struct {
 
 	mu      sync.Mutex
 	results map[string]result
+}
+
+// prove tries proofs, so many at a time, or as many and those that the
+// environment says. Detection is timed, and a busy machine is late: what fails is
+// tried once more with fewer beside it. The table says how often each was tried.
+func (m *run) prove(todo []proof, lanes int) {
+	m.Helper()
+	only := regexp.MustCompile(os.Getenv(onlyEnv))
+	todo = slices.DeleteFunc(todo, func(p proof) bool { return !only.MatchString(p.faults) })
+	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
+		lanes = n
+	}
+	again := m.all(todo, lanes, 1)
+	for _, p := range m.all(again, max(1, lanes/4), 2) {
+		m.Errorf("%s: %s", p.faults, strings.Join(m.results[p.faults].Failures, "; "))
+	}
 }
 
 // all tries proofs, so many at a time, and returns those that failed.
