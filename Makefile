@@ -91,7 +91,7 @@ lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every fi
 
 .PHONY: bench
 bench: ## Run the benchmarks, with allocations.
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 40m ./...
 
 .PHONY: bench-peers
 bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.

@@ -47,7 +47,7 @@ func TestMatrix(t *testing.T) {
 	well := startStack(t, sim, exporter, "--machine")
 	c.watch(t, "well", well.exporter)
 
-	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}, follow: (*trial).run}
+	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}, follow: (*trial).run, table: os.Getenv(matrixEnv)}
 	m.prove(slices.DeleteFunc(slices.Clone(matrix), func(p proof) bool { return !full && !p.short }), 6)
 	for _, n := range c.inbox.about("well") {
 		t.Errorf("the stack that is well was in the news: %+v", n)
@@ -86,6 +86,7 @@ type run struct {
 	sim, exporter string
 	full          bool
 	follow        func(*trial) // what is done with a stack
+	table         string       // where the table is written, without its ending; "" is nowhere
 
 	mu      sync.Mutex
 	results map[string]result
@@ -132,8 +133,8 @@ func (m *run) all(todo []proof, lanes, attempt int) []proof {
 
 // write writes the table, if one is asked for. The caller holds the lock.
 func (m *run) write() {
-	if path := os.Getenv(matrixEnv); path != "" {
-		writeMatrix(m.T, path, slices.Collect(maps.Values(m.results)))
+	if m.table != "" {
+		writeMatrix(m.T, m.table, slices.Collect(maps.Values(m.results)))
 	}
 }
 
