@@ -202,7 +202,7 @@ func (b *run) write(ctx context.Context, f io.Writer, o Options, recipients []ag
 		if err == nil {
 			continue
 		}
-		if cause := context.Cause(ctx); cause != ctx.Err() {
+		if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
 			return cause // PostgreSQL's, which ended this part
 		}
 		if p.essential || ctx.Err() != nil || b.archive.Failed() != nil {
