@@ -272,3 +272,23 @@ func (w *twoWays) healthy(t testing.TB) {
 		t.Errorf("vmalert had trouble:\n%s", strings.Join(lines, "\n"))
 	}
 }
+
+func TestAlikeTexts(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"It is 80.5% full.", "It is 80.5% full.", true},
+		{"It failed 20 times in 10 minutes.", "It failed 22 times in 10 minutes.", true},
+		{"It failed 20 times in 10 minutes.", "It failed 40 times in 10 minutes.", false},
+		{"It is down. Reason: refused.", "It is down. Reason: timeout.", false},
+		{"It is down. Reason: refused.", "It is down.", false},
+		{"for 1h 2m", "for 62m", false},
+		{"0 left", "1 left", false},
+	} {
+		if got := alikeTexts(c.a, c.b); got != c.want {
+			t.Errorf("%q and %q: %v", c.a, c.b, got)
+		}
+	}
+}
