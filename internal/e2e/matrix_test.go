@@ -87,6 +87,7 @@ type run struct {
 	full          bool
 	follow        func(*trial) // what is done with a stack
 	table         string       // where the table is written, without its ending; "" is nowhere
+	atOnce        bool         // every stack at once: none need be forgotten for the next
 
 	mu      sync.Mutex
 	results map[string]result
@@ -141,7 +142,7 @@ func (m *run) write() {
 // try tries a proof in a goroutine of its own, which a fatal failure ends.
 func (m *run) try(p proof, attempt int) result {
 	began := time.Now()
-	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, instance: p.name(),
+	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, atOnce: m.atOnce, instance: p.name(),
 		result: result{Fault: p.faults, Expected: strings.Fields(p.fires), Attempts: attempt}}
 	if attempt > 1 {
 		r.instance += fmt.Sprint("-", attempt)
@@ -165,6 +166,7 @@ type trial struct {
 	chain    *chain
 	proof    proof
 	full     bool
+	atOnce   bool
 	instance string
 	stack    *stack
 	injected time.Time
@@ -201,7 +203,9 @@ func (r *trial) begin(sim, exporter string) (end func()) {
 	r.stack = startStack(r, sim, exporter, flags...)
 	r.chain.watch(r, r.instance, r.stack.exporter)
 	end = func() {
-		r.chain.forget(r, r.instance)
+		if !r.atOnce {
+			r.chain.forget(r, r.instance)
+		}
 		r.stack.end()
 	}
 	settled := false

@@ -228,13 +228,13 @@ func (w *twoWays) follow(r *trial) {
 // that this Prometheus writes to, give the same alerts.
 func TestVictoriaMetricsGivesTheSameAlerts(t *testing.T) {
 	t.Parallel()
-	cases := sameAlerts
-	if os.Getenv(fullEnv) == "full" {
+	cases, full := sameAlerts, os.Getenv(fullEnv) == "full"
+	if full {
 		cases = matrix
 	}
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
 	w := startTwoWays(t)
-	m := &run{T: t, chain: w.chain, sim: sim, exporter: exporter, results: map[string]result{}, follow: w.follow}
+	m := &run{T: t, chain: w.chain, sim: sim, exporter: exporter, results: map[string]result{}, follow: w.follow, atOnce: !full}
 	m.prove(slices.Clone(cases), 6)
 	w.healthy(t)
 }
