@@ -242,6 +242,22 @@ var amInhibitions = []struct {
 		},
 	},
 	{
+		name:   "what the engine needs is told of with the engine, and not once more",
+		firing: []string{"EngineDependencyDown component=redis priority=P1 severity=critical", "ConsciousnessEngineDown component=engine priority=P1"},
+		silenced: []string{
+			"ServiceDown component=redis priority=P2",
+			"RedisMemoryHigh component=redis priority=P3",
+			"EngineErrors component=engine priority=P2",
+		},
+		heard: []string{
+			"EngineDependencyDown component=ollama priority=P1",
+			"PostgreSQLDown component=postgresql priority=P1",
+			"ServiceDown component=grafana priority=P2",
+			"ServiceDown component=redis priority=P2 instance=HERE-other",
+			"ServiceDown component=redis priority=P2 cluster=another",
+		},
+	},
+	{
 		name:     "a dead Ollama silences the engine's causes",
 		firing:   []string{"ServiceDown component=ollama priority=P2"},
 		silenced: []string{"RequiredModelMissing component=ollama priority=P2", "EngineErrors component=engine priority=P2"},
