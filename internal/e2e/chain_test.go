@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
@@ -40,6 +41,7 @@ type chain struct {
 	prometheus   string // base URLs, of the first
 	alertmanager string
 	targets      string // directory of the files that list the targets
+	pace         pace
 	rules        []rule // scaled
 	inbox        *inbox
 	servers      []server
@@ -52,19 +54,19 @@ type server struct {
 }
 
 // startChain starts the chain with so many of each server; nothing is watched yet.
-func startChain(t testing.TB, each int) *chain {
+func startChain(t testing.TB, each int, p pace) *chain {
 	t.Helper()
 	dir := t.TempDir()
-	c := &chain{targets: filepath.Join(dir, "targets"), inbox: openInbox(t)}
+	c := &chain{targets: filepath.Join(dir, "targets"), pace: p, inbox: openInbox(t)}
 	if err := os.Mkdir(c.targets, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	alerts, rules := scaledRules(t, dir, "alerts.yml")
-	recording, _ := scaledRules(t, dir, "recording.yml")
+	alerts, rules := p.scaledRules(t, dir, "alerts.yml")
+	recording, _ := p.scaledRules(t, dir, "recording.yml")
 	c.rules = rules
 
 	routing := filepath.Join(dir, "alertmanager.yml")
-	writeFile(t, routing, scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
+	writeFile(t, routing, p.scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
 	var gossip, alertmanagers []string
 	for range each {
 		gossip = append(gossip, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
@@ -94,7 +96,7 @@ alerting:
 scrape_configs:
   - job_name: niodoo
     file_sd_configs: [{files: ["%s/*.json"], refresh_interval: 5s}]
-`, scrapeEvery, evaluateEach, i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets))
+`, model.Duration(p.scrape), model.Duration(p.evaluate), i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets))
 		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 		c.serve(t, "prometheus", address, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, fmt.Sprint("data", i)), "--web.listen-address="+address, "--log.level=warn")
 	}

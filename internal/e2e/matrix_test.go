@@ -45,7 +45,7 @@ func TestMatrix(t *testing.T) {
 		lanes = n
 	}
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
-	c := startChain(t, 1)
+	c := startChain(t, 1, quick)
 
 	// A stack that is well beside them, for all the time: nobody is told anything about it.
 	well := startStack(t, sim, exporter, "--machine")
@@ -225,7 +225,7 @@ func (r *trial) settle(instance string) {
 	if strings.HasPrefix(r.proof.faults, "gpu") {
 		quiet = max(quiet, gpuPace+5*time.Second)
 	}
-	samples := int(quiet / scrapeEvery)
+	samples := int(quiet / r.chain.pace.scrape)
 	deadline := time.Now().Add(quiet + patience)
 	Await(r, "the stack is being watched", func() error {
 		got, err := Query(r.chain.prometheus, fmt.Sprintf(`up{instance=%q} == 1`, instance))
@@ -279,8 +279,9 @@ func (r *trial) bound(alert string) time.Duration {
 		if x.Alert != alert {
 			continue
 		}
-		wait, interval := routeTimes(r, x.Labels["priority"])
-		d := parsed(r, x.For) + ownWindow(r, x) + 2*scrapeEvery + evaluateEach + wait + r.proof.onset
+		p := r.chain.pace
+		wait, interval := p.routeTimes(r, x.Labels["priority"])
+		d := parsed(r, x.For) + p.ownWindow(r, x) + 2*p.scrape + p.evaluate + wait + r.proof.onset
 		if len(strings.Fields(r.proof.fires+" "+r.proof.may)) > 1 {
 			d += interval
 		}

@@ -54,7 +54,7 @@ type table struct {
 // summarize computes precision, the share of the notified alerts that were meant
 // to be, and recall, the share of those that were meant to be that were notified.
 func summarize(results []result) table {
-	s := table{Scale: timeScale, Faults: len(results), Results: results, Precision: 1, Recall: 1}
+	s := table{Scale: quick.scale, Faults: len(results), Results: results, Precision: 1, Recall: 1}
 	expected, found, told, wrong := 0, 0, 0, 0
 	for _, r := range results {
 		expected += len(r.Expected)
@@ -181,7 +181,7 @@ func cell(list []string) string {
 }
 
 // routeTimes returns the scaled group_wait and group_interval of a priority.
-func routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
+func (p pace) routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(Root(t), "alertmanager", "alertmanager.yml"))
 	if err != nil {
@@ -201,7 +201,7 @@ func routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
 	}
 	for _, r := range c.Route.Routes {
 		if r.Receiver == priority {
-			return time.Duration(r.Wait) / timeScale, time.Duration(r.Interval) / timeScale
+			return time.Duration(r.Wait) / time.Duration(p.scale), time.Duration(r.Interval) / time.Duration(p.scale)
 		}
 	}
 	t.Fatalf("no route leads to %s", priority)
