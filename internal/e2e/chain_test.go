@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -122,7 +123,14 @@ func writeFile(t testing.TB, path, text string) {
 // watch lets Prometheus scrape an exporter as an instance.
 func (c *chain) watch(t testing.TB, instance, address string) {
 	t.Helper()
-	text, err := json.Marshal([]any{map[string]any{"targets": []string{address}, "labels": map[string]string{"instance": instance, "cluster": "lab"}}})
+	c.target(t, instance, address, map[string]string{})
+}
+
+// target lists a target with these labels, and those of the laboratory.
+func (c *chain) target(t testing.TB, instance, address string, labels map[string]string) {
+	t.Helper()
+	labels["instance"], labels["cluster"] = instance, "lab"
+	text, err := json.Marshal([]any{map[string]any{"targets": []string{address}, "labels": labels}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +160,7 @@ func (c *chain) forget(t testing.TB, instance string) {
 // stack is a stack in the laboratory, and the exporter that watches it.
 type stack struct {
 	exporter string // host:port
-	faults   string // URL
+	set      func(t testing.TB, in bool, fault string)
 	end      func()
 }
 
@@ -188,6 +196,8 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 		}
 	})}
 	t.Cleanup(s.end)
+	var faults string
+	s.set = func(t testing.TB, in bool, fault string) { t.Helper(); control(t, faults, in, fault) }
 	found := regexp.MustCompile(`(?s)metrics +http://(\S+)/metrics\n.*faults +curl (\S+)\n.*Ctrl-C`)
 	Await(t, "the stack is up", func() error {
 		select {
@@ -203,19 +213,24 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 		if m == nil {
 			return fmt.Errorf("it has written %q", raw)
 		}
-		s.exporter, s.faults = string(m[1]), string(m[2])
+		s.exporter, faults = string(m[1]), string(m[2])
 		return nil
 	})
 	return s
 }
 
 // inject and lift change what is wrong with the stack.
-func (s *stack) inject(t testing.TB, fault string) { s.set(t, http.MethodPut, fault) }
-func (s *stack) lift(t testing.TB, fault string)   { s.set(t, http.MethodDelete, fault) }
+func (s *stack) inject(t testing.TB, fault string) { t.Helper(); s.set(t, true, fault) }
+func (s *stack) lift(t testing.TB, fault string)   { t.Helper(); s.set(t, false, fault) }
 
-func (s *stack) set(t testing.TB, method, fault string) {
+// control changes a fault of niodoo_sim, whose faults have this URL.
+func control(t testing.TB, faults string, in bool, fault string) {
 	t.Helper()
-	req, err := http.NewRequest(method, s.faults+"/"+fault, nil)
+	method := http.MethodDelete
+	if in {
+		method = http.MethodPut
+	}
+	req, err := http.NewRequest(method, faults+"/"+fault, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,8 +278,9 @@ type letter struct {
 
 // inbox receives notifications by webhook and by mail.
 type inbox struct {
-	smtp  string // host:port
-	hooks string // URL
+	smtp    string                         // host:port
+	hooks   string                         // URL
+	refusal atomic.Pointer[smtp.SMTPError] // what the mail server says; nil: it takes everything
 
 	mu      sync.Mutex
 	told    []notification
@@ -312,9 +328,24 @@ type session struct {
 	to    []string
 }
 
-func (s *session) Mail(string, *smtp.MailOptions) error { s.to = nil; return nil }
+func (s *session) Mail(string, *smtp.MailOptions) error {
+	s.to = nil
+	return s.refused(500, 599)
+}
+
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if err := s.refused(400, 499); err != nil {
+		return err
+	}
 	s.to = append(s.to, to)
+	return nil
+}
+
+// refused returns the refusal in force, if its code is one of these.
+func (s *session) refused(from, to int) error {
+	if r := s.inbox.refusal.Load(); r != nil && r.Code >= from && r.Code <= to {
+		return r
+	}
 	return nil
 }
 

@@ -36,6 +36,7 @@ type proof struct {
 	// quiet is for how long the stack must have been well before it.
 	quiet time.Duration
 	flags string // further ones of niodoo_sim demo
+	world world  // nil is a stack of niodoo_sim demo
 	short bool   // part of the version for every build
 }
 
@@ -60,7 +61,7 @@ var matrix = []proof{
 	{faults: "engine-401", fires: "NiodooCollectorFailing"},
 	{faults: "engine-429", fires: "NiodooCollectorFailing"},
 	{faults: "engine-statistics-hanging", fires: "NiodooCollectorFailing NiodooScrapeSlow"},
-	{faults: "engine-crash-loop", fires: "ComponentFlapping", may: "EngineRestarting", flags: "--flap-period=1500ms"},
+	{faults: "engine-crash-loop", fires: "ComponentFlapping", may: "EngineRestarting", inhibited: "EngineAvailabilityBurn", flags: "--flap-period=1500ms"},
 	{faults: "engine-restarting", fires: "EngineRestarting", may: "ComponentFlapping", flags: "--flap-period=4s"},
 	{faults: "engine-part-unhealthy", fires: "EngineDegraded", short: true},
 	{faults: "engine-brain-unhealthy", fires: "EngineDegraded"},
@@ -193,6 +194,9 @@ var matrix = []proof{
 	{faults: "alertmanager-reload-failed", fires: "AlertmanagerConfigReloadFailed"},
 	{faults: "alertmanager-notifications-failing", fires: "AlertmanagerNotificationsFailing"},
 	{faults: "alertmanager-peer-gone", fires: "AlertmanagerPeersFailed"},
+	{faults: "smtp-refusing engine-stopped", world: mailWorld, fires: "ConsciousnessEngineDown AlertmanagerNotificationsFailing", onset: 12 * time.Second},
+	{faults: "smtp-deferring engine-stopped", world: mailWorld, fires: "ConsciousnessEngineDown AlertmanagerNotificationsFailing", onset: 12 * time.Second},
+	{faults: "fleet-stack-cut-off", world: fleetWorld, fires: "ConsciousnessEngineDown EngineDependencyDown ServiceDown"},
 	{faults: "exporter-stopped", fires: "NiodooExporterDown", short: true},
 	{faults: "exporter-config-broken", fires: "NiodooConfigReloadFailed"},
 	{faults: "exporter-series-limited", fires: "NiodooSeriesDropped", may: "KPIAbsent"},
@@ -286,6 +290,12 @@ func TestMatrixIsComplete(t *testing.T) {
 		}
 	}
 	known := map[string]bool{}
+	for f := range worldFaults {
+		known[f] = true
+		if !used[f] {
+			t.Errorf("no alert is expected of the fault %s", f)
+		}
+	}
 	for _, f := range simFaults(t) {
 		known[f] = true
 		if !used[f] && faultsWithoutAlert[f] == "" && !alike(f) {

@@ -138,7 +138,7 @@ func (m *run) write() {
 // try tries a proof in a goroutine of its own, which a fatal failure ends.
 func (m *run) try(p proof, attempt int) result {
 	began := time.Now()
-	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, instance: p.name(),
+	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, instance: p.name(), exporter: m.exporter,
 		result: result{Fault: p.faults, Expected: strings.Fields(p.fires), Attempts: attempt}}
 	if attempt > 1 {
 		r.instance += fmt.Sprint("-", attempt)
@@ -146,7 +146,7 @@ func (m *run) try(p proof, attempt int) result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.run(m.sim, m.exporter)
+		r.run(m.sim)
 	}()
 	<-done
 	r.result.OK = len(r.result.Failures) == 0
@@ -165,6 +165,9 @@ type trial struct {
 	stack    *stack
 	injected time.Time
 	result   result
+
+	exporter string   // the program
+	beside   []string // instances that there must be no news of
 
 	mu sync.Mutex
 }
@@ -186,17 +189,28 @@ func (r *trial) Fatal(args ...any) { r.Fatalf("%s", fmt.Sprint(args...)) }
 
 func (r *trial) Failed() bool { return len(r.result.Failures) > 0 }
 
-func (r *trial) run(sim, exporter string) {
+// build makes the stack that the faults happen to, and lets it be watched.
+func (r *trial) build(sim string) {
+	if r.proof.world != nil {
+		r.proof.world(r)
+		return
+	}
 	// The machine is simulated: the true one is busy with us.
 	flags := append([]string{"--machine"}, strings.Fields(r.proof.flags)...)
 	if !strings.Contains(r.proof.faults, "postgresql") && !strings.Contains(r.proof.faults, "redis") {
 		flags = append(flags, "--no-databases")
 	}
-	r.stack = startStack(r, sim, exporter, flags...)
+	r.stack = startStack(r, sim, r.exporter, flags...)
+	r.chain.watch(r, r.instance, r.stack.exporter)
+}
+
+func (r *trial) run(sim string) {
+	r.build(sim)
 	instance := r.instance
-	r.chain.watch(r, instance, r.stack.exporter)
 	defer func() {
-		r.chain.forget(r, instance)
+		for _, i := range append(r.beside, instance) {
+			r.chain.forget(r, i)
+		}
 		r.stack.end()
 	}()
 	r.settle(instance)
@@ -394,6 +408,11 @@ func (r *trial) judge(instance string, expected []string) {
 		}
 	}
 	r.result.Fired = slices.Sorted(maps.Keys(fired))
+	for _, other := range r.beside {
+		if told := r.chain.inbox.about(other); len(told) > 0 {
+			r.Errorf("%s was in the news: %+v", other, told)
+		}
+	}
 }
 
 // read reads the notifications as people would.

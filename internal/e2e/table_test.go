@@ -155,6 +155,10 @@ What takes hours or days, a second machine, or harm to the machine: replayed scr
 		r := notLiveAlerts[name]
 		fmt.Fprintf(&b, "| %s | %s | [%s](../mixin/tests/%[3]s) |\n", name, r.fault, r.proof)
 	}
+	b.WriteString("\n## Faults that are not of one stack\n\n`niodoo_sim` has the others.\n\n| fault | what it does |\n|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(worldFaults)) {
+		fmt.Fprintf(&b, "| %s | %s |\n", name, worldFaults[name])
+	}
 	b.WriteString("\n## Faults that no alert is meant for\n\n| fault | why |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(faultsWithoutAlert)) {
 		fmt.Fprintf(&b, "| %s | %s |\n", name, faultsWithoutAlert[name])

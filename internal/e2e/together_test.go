@@ -60,7 +60,9 @@ func (d *threeDown) run(phase time.Duration) {
 	// By the time ServiceDown would be told of, all else has been.
 	d.await("ServiceDown fires and is silent", func() error {
 		all, err := d.active(d.name)
-		if err == nil && !slices.ContainsFunc(all, func(a activeAlert) bool { return a.Labels["alertname"] == "ServiceDown" && len(a.Status.InhibitedBy) > 0 }) {
+		if err == nil && !slices.ContainsFunc(all, func(a activeAlert) bool {
+			return a.Labels["alertname"] == "ServiceDown" && len(a.Status.InhibitedBy) > 0
+		}) {
 			err = fmt.Errorf("Alertmanager has %v", all)
 		}
 		return err
