@@ -30,11 +30,38 @@ const (
 	clockLost  = 16 * time.Second
 )
 
-// clockCanBeHeld reports whether this kernel lets us answer for it.
+// clockCanBeHeld reports whether this system lets us answer for its kernel.
 func clockCanBeHeld() bool {
-	action := uint32(unix.SECCOMP_RET_USER_NOTIF)
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_ACTION_AVAIL, 0, uintptr(unsafe.Pointer(&action)))
-	return errno == 0
+	can := make(chan bool)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends, and its filter with it
+		listener, err := filterClock()
+		if err == nil {
+			_ = unix.Close(listener)
+		}
+		can <- err == nil
+	}()
+	return <-can
+}
+
+// filterClock has the kernel ask whoever holds the descriptor that it returns
+// what adjtimex is to answer to this thread, and to what that becomes.
+func filterClock() (listener int, err error) {
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the system call
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_ADJTIMEX},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return -1, fmt.Errorf("giving up further rights: %w", err)
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&filter)))
+	if errno != 0 {
+		return -1, fmt.Errorf("installing the filter of the clock: %w", errno)
+	}
+	return int(fd), nil
 }
 
 // clockedCommand is the hidden command that puts itself under the filter and
@@ -94,25 +121,15 @@ func runClocked(args []string) error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread() // a filter is a thread's, and of what that becomes
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the system call
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_ADJTIMEX},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	runtime.LockOSThread()
+	listener, err := filterClock()
+	if err != nil {
+		return err
 	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("giving up further rights: %w", err)
-	}
-	listener, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&filter)))
-	if errno != 0 {
-		return fmt.Errorf("installing the filter of the clock: %w", errno)
-	}
-	if err := unix.Sendmsg(fd, []byte{0}, unix.UnixRights(int(listener)), nil, 0); err != nil {
+	if err := unix.Sendmsg(fd, []byte{0}, unix.UnixRights(listener), nil, 0); err != nil {
 		return fmt.Errorf("handing over the clock: %w", err)
 	}
-	_ = unix.Close(int(listener))
+	_ = unix.Close(listener)
 	_ = unix.Close(fd)
 	return syscall.Exec(args[1], args[1:], os.Environ())
 }

@@ -149,7 +149,7 @@ func (l *lab) startExporter(o *options) error {
 		if clockCanBeHeld() {
 			e.clock = l.machine.clockOff
 		} else {
-			l.missing = append(l.missing, "The clock cannot be lost: this kernel lets nobody answer for it.")
+			l.missing = append(l.missing, "The clock cannot be lost: this system lets nobody answer for its kernel.")
 		}
 	}
 	l.exporter = e
