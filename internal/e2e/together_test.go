@@ -15,8 +15,7 @@ import (
 )
 
 // Three services of one stack that are down together are one notification, and
-// it names first what the engine needs. Each stack is scraped at a moment of its
-// own, so that some of them see the three in one scrape and others in two.
+// it names first what the engine needs, also when they fall in different scrapes.
 func TestThreeDown(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(fullEnv) != "full" {
@@ -30,8 +29,9 @@ func TestThreeDown(t *testing.T) {
 		name := fmt.Sprint("three-", i)
 		s := startStack(t, sim, exporter, "--machine")
 		c.watch(t, name, s.exporter)
-		// They are in step at first: each is given its faults at another moment.
-		wg.Go(func() { (&threeDown{t, c, s, name}).run(time.Duration(i) * c.pace.scrape / stacks) })
+		// From all at once to half a scrape's interval from the first to the last.
+		gap := time.Duration(i) * c.pace.scrape / (4 * (stacks - 1))
+		wg.Go(func() { (&threeDown{t, c, s, name}).run(gap) })
 	}
 	wg.Wait()
 }
@@ -44,7 +44,8 @@ type threeDown struct {
 	name string
 }
 
-func (d *threeDown) run(phase time.Duration) {
+// run lets them fall with a gap from one to the next, and come back.
+func (d *threeDown) run(gap time.Duration) {
 	d.await("the stack was scraped five times", func() error {
 		got, err := Query(d.prometheus, fmt.Sprintf(`count_over_time(niodoo_component_up{instance=%q,component="redis"}[10m]) >= 5`, d.name))
 		if err == nil && len(got) == 0 {
@@ -52,10 +53,10 @@ func (d *threeDown) run(phase time.Duration) {
 		}
 		return err
 	})
-	time.Sleep(phase)
 	faults := []string{"engine-stopped", "redis-stopped", "postgresql-stopped"}
 	for _, f := range faults {
 		d.inject(d.T, f)
+		time.Sleep(gap)
 	}
 	// By the time ServiceDown would be told of, all else has been.
 	d.await("ServiceDown fires and is silent", func() error {
