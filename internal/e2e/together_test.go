@@ -29,8 +29,8 @@ func TestThreeDown(t *testing.T) {
 		name := fmt.Sprint("three-", i)
 		s := startStack(t, sim, exporter, "--machine")
 		c.watch(t, name, s.exporter)
-		// From all at once to half a scrape's interval from the first to the last.
-		gap := time.Duration(i) * c.pace.scrape / (4 * (stacks - 1))
+		// From all at once to most of a scrape's interval from the first to the last.
+		gap := time.Duration(i) * c.pace.scrape * 2 / (5 * (stacks - 1))
 		wg.Go(func() { (&threeDown{t, c, s, name}).run(gap) })
 	}
 	wg.Wait()
