@@ -50,7 +50,7 @@ E2E := NIODOO_E2E=full PATH="$(TOOLS):$$PATH" $(GO) test ./internal/e2e -count=1
 
 .PHONY: e2e
 e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day; the same through VictoriaMetrics (40 minutes).
-	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach)$$'
+	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach|TestThreeDown)$$'
 	$(E2E) -run '^TestVictoriaMetrics'
 
 .PHONY: fault-matrix

@@ -72,7 +72,7 @@
   // Inhibition.
 
   // Alerts that say that a whole service is gone, each with its component.
-  local down = ['ConsciousnessEngineDown', 'PostgreSQLDown', 'ServiceDown'],
+  local down = ['ConsciousnessEngineDown', 'EngineDependencyDown', 'PostgreSQLDown', 'ServiceDown'],
   // Nothing makes these old news.
   local never = ['ConsciousnessEngineDown', 'Watchdog', 'HeartbeatLost'],
 
@@ -118,6 +118,8 @@
     inhibit_rules: [
       // A service that is gone silences what follows from that.
       inhibit([isDown, urgent], ['priority=~"P[1-4]"'], spare=down, same=['component']),
+      // It has been told together with the engine.
+      inhibit(['alertname="EngineDependencyDown"', urgent], ['alertname="ServiceDown"'], same=['component']),
     ] + [
       // So does one that others need, for their causes. What users feel of it, P1, is still said.
       inhibit(

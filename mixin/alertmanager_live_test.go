@@ -242,6 +242,22 @@ var amInhibitions = []struct {
 		},
 	},
 	{
+		name:   "what the engine needs is told of with the engine, and not once more",
+		firing: []string{"EngineDependencyDown component=redis priority=P1 severity=critical", "ConsciousnessEngineDown component=engine priority=P1"},
+		silenced: []string{
+			"ServiceDown component=redis priority=P2",
+			"RedisMemoryHigh component=redis priority=P3",
+			"EngineErrors component=engine priority=P2",
+		},
+		heard: []string{
+			"EngineDependencyDown component=ollama priority=P1",
+			"PostgreSQLDown component=postgresql priority=P1",
+			"ServiceDown component=grafana priority=P2",
+			"ServiceDown component=redis priority=P2 instance=HERE-other",
+			"ServiceDown component=redis priority=P2 cluster=another",
+		},
+	},
+	{
 		name:     "a dead Ollama silences the engine's causes",
 		firing:   []string{"ServiceDown component=ollama priority=P2"},
 		silenced: []string{"RequiredModelMissing component=ollama priority=P2", "EngineErrors component=engine priority=P2"},
@@ -421,11 +437,10 @@ func TestAlertmanagerInhibits(t *testing.T) {
 			server := amStart(t, program, config)
 			server.post(t, targets...)
 			server.post(t, sources...)
-			var all map[string]bool
 			amAwait(t, "the last source to have its effect", func() bool {
-				all = server.inhibited(t)
-				return all[last]
+				return server.inhibited(t)[last]
 			})
+			all := server.inhibited(t) // that answer may have looked at others before their sources
 			if len(all) != len(expected) {
 				t.Errorf("Alertmanager has %d alerts, not %d: two at one place are alike", len(all), len(expected))
 			}

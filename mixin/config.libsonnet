@@ -107,12 +107,14 @@
     },
 
     // How soon a group of alerts is sent, how soon what joins it, and how often while nobody mends it. Anything here is
-    // a key of an Alertmanager route.
+    // a key of an Alertmanager route. The most urgent wait for one scrape and a little more: services that fall at the same
+    // time are seen in one scrape or in two, and are to be one notification.
     routes: {
+      local oneScrape = '%ds' % ($._config.scrapeIntervalSeconds + 5),
       default: { group_wait: '30s', group_interval: '5m', repeat_interval: '4h' },
       heartbeat: { group_wait: '0s', group_interval: '1m', repeat_interval: '5m' },
-      incidents: { group_wait: '10s', group_interval: '1m', repeat_interval: '1h' },
-      P1: { group_wait: '10s', group_interval: '1m', repeat_interval: '15m' },
+      incidents: { group_wait: oneScrape, group_interval: '1m', repeat_interval: '1h' },
+      P1: { group_wait: oneScrape, group_interval: '1m', repeat_interval: '15m' },
       P2: { group_wait: '30s', group_interval: '5m', repeat_interval: '1h' },
       P3: { group_wait: '5m', group_interval: '15m', repeat_interval: '4h' },
       P4: { group_wait: '5m', group_interval: '1h', repeat_interval: '24h' },

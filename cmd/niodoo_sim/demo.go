@@ -114,6 +114,7 @@ func settle(address string) (string, error) {
 type exporter struct {
 	path, config, address string
 	output                io.Writer
+	clock                 func() time.Duration // how far off the machine's clock may be; nil: it has the true one
 	url                   string
 	client                *http.Client
 	ended                 chan error // how it ended, if nobody meant it to
@@ -144,6 +145,13 @@ func (l *lab) startExporter(o *options) error {
 	if err := os.WriteFile(e.config, []byte(l.config), 0o600); err != nil {
 		return err
 	}
+	if l.machine != nil {
+		if clockCanBeHeld() {
+			e.clock = l.machine.clockOff
+		} else {
+			l.missing = append(l.missing, "The clock cannot be lost: this system lets nobody answer for its kernel.")
+		}
+	}
 	l.exporter = e
 	return e.start()
 }
@@ -161,11 +169,20 @@ func (e *exporter) start(args ...string) error {
 	r.cmd.WaitDelay = 5 * time.Second
 	// It dies with us, be it by SIGKILL; Ctrl-C is for us, who then stop it in order.
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	serveClock := func(<-chan struct{}) {}
+	if e.clock != nil {
+		var err error
+		if serveClock, err = clocked(r.cmd, e.clock); err != nil {
+			return fmt.Errorf("holding the clock: %w", err)
+		}
+	}
 	ended, err := localserver.StartBound(r.cmd)
 	if err != nil {
+		serveClock(r.exited)
 		return fmt.Errorf("starting the exporter: %w", err)
 	}
 	e.run = r
+	go serveClock(r.exited)
 	go func() {
 		<-ended
 		err := errors.New(r.cmd.ProcessState.String())

@@ -32,6 +32,7 @@ func labFaults(l *lab) []sim.Fault {
 		{l == nil || l.front != nil, certificateFaults},
 		{l == nil || l.machine != nil, slices.Concat(machineFaults, heartFaults)},
 		{l == nil || l.machine != nil && l.machine.disk != "", diskFaults},
+		{l == nil || l.exporter != nil && l.exporter.clock != nil, clockFaults},
 		{true, slices.Concat(logFaults, backupFaults, operationsFaults)},
 		{l == nil || l.exporter != nil, exporterFaults},
 	} {

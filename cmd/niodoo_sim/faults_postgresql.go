@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
 // postgresSettings make the faults possible that a server must be prepared for.
@@ -92,6 +94,13 @@ var postgresFaults = []labFault{
 			return errors.Join(l.dropSlot(), l.postgres.Exec(l.ctx, "ALTER SYSTEM RESET max_slot_wal_keep_size"), l.postgres.Exec(l.ctx, "SELECT pg_reload_conf()"))
 		}, err
 	}},
+	{"postgresql-standby-lagging", "postgresql", "A streaming standby receives what PostgreSQL writes and does not replay it. Lifted, it replays all of it and stays.",
+		func(ctx context.Context, l *lab) (func() error, error) {
+			if err := l.startStandby(ctx); err != nil {
+				return nil, err
+			}
+			return func() error { return l.standby.Exec(l.ctx, "SELECT pg_wal_replay_resume()") }, l.standby.Exec(ctx, "SELECT pg_wal_replay_pause()")
+		}},
 	{"postgresql-archiver-failing", "postgresql", "Every attempt to archive a segment of the write-ahead log fails.", func(ctx context.Context, l *lab) (func() error, error) {
 		err := errors.Join(l.postgres.Exec(ctx, "ALTER SYSTEM SET archive_command = 'false'"), l.postgres.Exec(ctx, "SELECT pg_reload_conf()"))
 		l.work.Go(func() { l.switchWAL(ctx, 1000) })
@@ -107,6 +116,19 @@ var wireFaults = []labFault{
 		l.wire.delay.Store(int64(110 * time.Millisecond))
 		return func() error { l.wire.delay.Store(0); return nil }, nil
 	}},
+}
+
+// startStandby starts a streaming standby of the server, if there is none yet.
+func (l *lab) startStandby(ctx context.Context) (err error) {
+	if l.standby != nil {
+		return nil
+	}
+	// A standby may not allow fewer connections than its primary.
+	l.standby, err = localserver.StartPostgres(ctx, localserver.PostgresOptions{Dir: l.dir, StandbyOf: l.postgres, Settings: postgresSettings})
+	if err == nil {
+		l.guard.add(l.standby.SocketDir)
+	}
+	return err
 }
 
 // switchSegment ends the current segment of the write-ahead log.

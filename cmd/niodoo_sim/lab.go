@@ -31,6 +31,7 @@ type lab struct {
 	control *sim.Server
 
 	postgres *localserver.Postgres
+	standby  *localserver.Postgres // of postgres; nil until a fault needs it
 	redis    *localserver.Redis
 	embedded *miniredis.Miniredis // where redis-server is not installed
 	machine  *machine             // nil: the lab is on the machine as it is
@@ -337,6 +338,9 @@ func (l *lab) stop() {
 	}
 	if l.redis != nil {
 		l.redis.Stop()
+	}
+	if l.standby != nil {
+		l.standby.Stop()
 	}
 	if l.postgres != nil {
 		l.postgres.Stop()

@@ -37,10 +37,11 @@ type machine struct {
 
 // machineKnobs are what faults turn.
 type machineKnobs struct {
-	busy      float64 // share of the processors
-	used      float64 // share of the memory
-	pressure  float64 // share of the time in which someone waits for memory
-	errors    float64 // share of the packets that arrive damaged
+	busy      float64       // share of the processors
+	used      float64       // share of the memory
+	pressure  float64       // share of the time in which someone waits for memory
+	errors    float64       // share of the packets that arrive damaged
+	clock     time.Duration // how far off it may be
 	readonly  bool
 	unmounted bool
 
@@ -50,7 +51,7 @@ type machineKnobs struct {
 }
 
 func quietMachine() machineKnobs {
-	return machineKnobs{busy: 0.3, used: 0.55, pressure: 0.001, gpuDegrees: 62, gpuMemory: 10240}
+	return machineKnobs{busy: 0.3, used: 0.55, pressure: 0.001, clock: clockError, gpuDegrees: 62, gpuMemory: 10240}
 }
 
 // machineState are the counters, which only grow.
@@ -185,6 +186,13 @@ func (m *machine) gpu() string {
 		k.gpuMemory, k.gpuDegrees, m.state.gpuErrors, k.gpuThrottle)
 }
 
+// clockOff is how far off the clock may be.
+func (m *machine) clockOff() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.knobs.clock
+}
+
 // sections are the configuration's sections about this machine.
 func (m *machine) sections() []string {
 	host := map[string]any{"procfs": filepath.Join(m.dir, "proc")}
@@ -240,6 +248,10 @@ var machineFaults = []labFault{
 	{"gpu-lost", "gpu", "The graphics processor has fallen off the bus.", turn(func(k *machineKnobs) { k.gpuLost = true })},
 	{"gpu-memory-full", "gpu", "The graphics processor's memory is full to 98 %.", turn(func(k *machineKnobs) { k.gpuMemory = 48300 })},
 	{"gpu-memory-errors", "gpu", "The graphics processor has counted memory errors that it could not correct.", count(func(s *machineState) { s.gpuErrors += 4 })},
+}
+
+var clockFaults = []labFault{
+	{"host-clock-off", "host", "Nothing keeps the machine's clock right any more: it may be off by 16 s.", turn(func(k *machineKnobs) { k.clock = clockLost })},
 }
 
 var diskFaults = []labFault{

@@ -71,6 +71,10 @@ type options struct {
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o := &options{}
+	if len(args) > 0 && args[0] == clockedCommand { // what follows is another program's
+		fmt.Fprintf(stderr, "niodoo_sim: %v\n", runClocked(args[1:]))
+		return exitFailed
+	}
 	app := kingpin.New("niodoo_sim", "A simulated Niodoo stack that can be made to fail.")
 	code, exited := exitOK, false
 	app.Terminate(func(c int) { code, exited = c, true })
@@ -138,7 +142,7 @@ func (o *options) common(c *kingpin.CmdClause, control, docker string) {
 	c.Flag("fault", "Begin with this fault; repeatable.").StringsVar(&o.faults)
 	c.Flag("control-address", "Where faults are injected and lifted; port 0 takes a free one.").Default(control).StringVar(&o.control)
 	c.Flag("docker", "Also simulate a Docker Engine, on a socket in the stack's own directory.").Default(docker).BoolVar(&o.dockerSocket)
-	c.Flag("machine", "Also simulate the machine: its procfs, a disk (where one may be mounted), a graphics processor; a listener for the heartbeat, the way to PostgreSQL and TLS before Grafana.").BoolVar(&o.machine)
+	c.Flag("machine", "Also simulate the machine: its procfs, a disk (where one may be mounted), a clock, a graphics processor; a listener for the heartbeat, the way to PostgreSQL and TLS before Grafana.").BoolVar(&o.machine)
 	c.Flag("flap-period", "How long a service that comes and goes stays, and is gone.").Default("45s").DurationVar(&o.sim.FlapPeriod)
 	for name, value := range map[string]*string{"metrics": &o.sim.Engine.Metrics, "processing": &o.sim.Engine.Processing, "memory": &o.sim.Engine.Memory, "health": &o.sim.Engine.Health} {
 		c.Flag("engine."+name, "The engine's dialect: "+strings.Join(dialects[name], ", ")+".").Default(dialects[name][0]).EnumVar(value, dialects[name]...)

@@ -468,6 +468,48 @@ func TestLaboratory(t *testing.T) {
 	}
 }
 
+// TestLostClock: the exporter reads the clock of the simulated machine, also when
+// it was started again.
+func TestLostClock(t *testing.T) {
+	t.Parallel()
+	if !clockCanBeHeld() {
+		t.Skip("this system lets nobody answer for its kernel")
+	}
+	p := launch(t, "demo", "--machine", "--no-databases", "--exporter="+buildExporter(t), "--exporter-address=127.0.0.1:0")
+	metrics := p.until(`^  metrics +(\S+)$`)[1]
+	faults := p.until(`^  faults +curl (\S+)$`)[1]
+	p.until(`^Ctrl-C`)
+	set := func(method, fault string) {
+		t.Helper()
+		if status, body := fetch(t, method, faults+"/"+fault); status != 200 {
+			t.Fatalf("%s %s: %d %s", method, fault, status, body)
+		}
+	}
+	expect := func(synchronised int, off string) {
+		t.Helper()
+		_, body := fetch(t, "GET", metrics)
+		for _, want := range []string{fmt.Sprintf("\nniodoo_host_clock_synchronised %d\n", synchronised), "\nniodoo_host_clock_max_error_seconds " + off + "\n"} {
+			if !strings.Contains(body, want) {
+				t.Errorf("the scrape has no line%s", want)
+			}
+		}
+	}
+	expect(1, "0.03")
+	set("PUT", "host-clock-off")
+	expect(0, "16")
+	set("PUT", "exporter-stopped")
+	set("DELETE", "exporter-stopped")
+	expect(0, "16")
+	set("DELETE", "host-clock-off")
+	expect(1, "0.03")
+	if err := p.end(syscall.SIGTERM); err != nil {
+		t.Errorf("it ended with %v:\n%s%s", err, p.output.String(), p.stderr.String())
+	}
+	if left := p.leftBehind(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
 // TestDemoWithoutExporter: an exporter that ends at once is reported.
 func TestDemoWithoutExporter(t *testing.T) {
 	t.Parallel()

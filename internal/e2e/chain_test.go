@@ -24,11 +24,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/emersion/go-smtp"
+	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
@@ -40,6 +42,7 @@ type chain struct {
 	prometheus   string // base URLs, of the first
 	alertmanager string
 	targets      string // directory of the files that list the targets
+	pace         pace
 	rules        []rule // scaled
 	ruleFiles    []string
 	routing      string // Alertmanager's configuration
@@ -55,19 +58,19 @@ type server struct {
 
 // startChain starts the chain with so many of each server; nothing is watched yet.
 // The sections are further ones of Prometheus' configuration.
-func startChain(t testing.TB, each int, sections ...string) *chain {
+func startChain(t testing.TB, each int, p pace, sections ...string) *chain {
 	t.Helper()
 	dir := t.TempDir()
-	c := &chain{targets: filepath.Join(dir, "targets"), inbox: openInbox(t)}
+	c := &chain{targets: filepath.Join(dir, "targets"), pace: p, inbox: openInbox(t)}
 	if err := os.Mkdir(c.targets, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	alerts, rules := scaledRules(t, dir, "alerts.yml")
-	recording, _ := scaledRules(t, dir, "recording.yml")
+	alerts, rules := p.scaledRules(t, dir, "alerts.yml")
+	recording, _ := p.scaledRules(t, dir, "recording.yml")
 	c.rules, c.ruleFiles = rules, []string{alerts, recording}
 
 	c.routing = filepath.Join(dir, "alertmanager.yml")
-	writeFile(t, c.routing, scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
+	writeFile(t, c.routing, p.scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
 	var gossip, alertmanagers []string
 	for range each {
 		gossip = append(gossip, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
@@ -97,10 +100,10 @@ alerting:
 scrape_configs:
   - job_name: niodoo
     file_sd_configs: [{files: ["%s/*.json"], refresh_interval: 5s}]
-%s`, scrapeEvery, evaluateEach, i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets, strings.Join(sections, "")))
+%s`, model.Duration(p.scrape), model.Duration(p.evaluate), i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets, strings.Join(sections, "")))
 		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 		c.serve(t, "prometheus", address, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, fmt.Sprint("data", i)), "--web.listen-address="+address, "--log.level=warn",
-			"--rules.alert.resend-delay="+scaledText(t, "1m"))
+			"--rules.alert.resend-delay="+p.scaledText(t, "1m"))
 	}
 	c.alertmanager, c.prometheus = c.servers[0].url, c.servers[each].url
 	return c
@@ -124,7 +127,14 @@ func writeFile(t testing.TB, path, text string) {
 // watch lets Prometheus scrape an exporter as an instance.
 func (c *chain) watch(t testing.TB, instance, address string) {
 	t.Helper()
-	text, err := json.Marshal([]any{map[string]any{"targets": []string{address}, "labels": map[string]string{"instance": instance, "cluster": "lab"}}})
+	c.target(t, instance, address, map[string]string{})
+}
+
+// target lists a target with these labels, and those of the laboratory.
+func (c *chain) target(t testing.TB, instance, address string, labels map[string]string) {
+	t.Helper()
+	labels["instance"], labels["cluster"] = instance, "lab"
+	text, err := json.Marshal([]any{map[string]any{"targets": []string{address}, "labels": labels}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +164,7 @@ func (c *chain) forget(t testing.TB, instance string) {
 // stack is a stack in the laboratory, and the exporter that watches it.
 type stack struct {
 	exporter string // host:port
-	faults   string // URL
+	set      func(t testing.TB, in bool, fault string)
 	end      func()
 }
 
@@ -190,6 +200,8 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 		}
 	})}
 	t.Cleanup(s.end)
+	var faults string
+	s.set = func(t testing.TB, in bool, fault string) { t.Helper(); control(t, faults, in, fault) }
 	found := regexp.MustCompile(`(?s)metrics +http://(\S+)/metrics\n.*faults +curl (\S+)\n.*Ctrl-C`)
 	Await(t, "the stack is up", func() error {
 		select {
@@ -205,19 +217,24 @@ func startStack(t testing.TB, sim, exporter string, flags ...string) *stack {
 		if m == nil {
 			return fmt.Errorf("it has written %q", raw)
 		}
-		s.exporter, s.faults = string(m[1]), string(m[2])
+		s.exporter, faults = string(m[1]), string(m[2])
 		return nil
 	})
 	return s
 }
 
 // inject and lift change what is wrong with the stack.
-func (s *stack) inject(t testing.TB, fault string) { s.set(t, http.MethodPut, fault) }
-func (s *stack) lift(t testing.TB, fault string)   { s.set(t, http.MethodDelete, fault) }
+func (s *stack) inject(t testing.TB, fault string) { t.Helper(); s.set(t, true, fault) }
+func (s *stack) lift(t testing.TB, fault string)   { t.Helper(); s.set(t, false, fault) }
 
-func (s *stack) set(t testing.TB, method, fault string) {
+// control changes a fault of niodoo_sim, whose faults have this URL.
+func control(t testing.TB, faults string, in bool, fault string) {
 	t.Helper()
-	req, err := http.NewRequest(method, s.faults+"/"+fault, nil)
+	method := http.MethodDelete
+	if in {
+		method = http.MethodPut
+	}
+	req, err := http.NewRequest(method, faults+"/"+fault, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,8 +282,9 @@ type letter struct {
 
 // inbox receives notifications by webhook and by mail.
 type inbox struct {
-	smtp  string // host:port
-	hooks string // URL
+	smtp    string                         // host:port
+	hooks   string                         // URL
+	refusal atomic.Pointer[smtp.SMTPError] // what the mail server says; nil: it takes everything
 
 	mu      sync.Mutex
 	told    []notification
@@ -314,9 +332,24 @@ type session struct {
 	to    []string
 }
 
-func (s *session) Mail(string, *smtp.MailOptions) error { s.to = nil; return nil }
+func (s *session) Mail(string, *smtp.MailOptions) error {
+	s.to = nil
+	return s.refused(500, 599)
+}
+
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+	if err := s.refused(400, 499); err != nil {
+		return err
+	}
 	s.to = append(s.to, to)
+	return nil
+}
+
+// refused returns the refusal in force, if its code is one of these.
+func (s *session) refused(from, to int) error {
+	if r := s.inbox.refusal.Load(); r != nil && r.Code >= from && r.Code <= to {
+		return r
+	}
 	return nil
 }
 

@@ -41,7 +41,7 @@ func TestMatrix(t *testing.T) {
 	t.Parallel()
 	full := os.Getenv(fullEnv) == "full"
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
-	c := startChain(t, 1)
+	c := startChain(t, 1, quick)
 
 	// A stack that is well beside them, for all the time: nobody is told anything about it.
 	well := startStack(t, sim, exporter, "--machine")
@@ -142,7 +142,7 @@ func (m *run) write() {
 // try tries a proof in a goroutine of its own, which a fatal failure ends.
 func (m *run) try(p proof, attempt int) result {
 	began := time.Now()
-	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, atOnce: m.atOnce, instance: p.name(),
+	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, atOnce: m.atOnce, instance: p.name(), exporter: m.exporter,
 		result: result{Fault: p.faults, Expected: strings.Fields(p.fires), Attempts: attempt}}
 	if attempt > 1 {
 		r.instance += fmt.Sprint("-", attempt)
@@ -150,7 +150,7 @@ func (m *run) try(p proof, attempt int) result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer r.begin(m.sim, m.exporter)()
+		defer r.begin(m.sim)()
 		m.follow(r)
 	}()
 	<-done
@@ -172,6 +172,9 @@ type trial struct {
 	injected time.Time
 	result   result
 
+	exporter string   // the program
+	beside   []string // instances that there must be no news of
+
 	mu sync.Mutex
 }
 
@@ -192,19 +195,30 @@ func (r *trial) Fatal(args ...any) { r.Fatalf("%s", fmt.Sprint(args...)) }
 
 func (r *trial) Failed() bool { return len(r.result.Failures) > 0 }
 
-// begin starts the stack and waits until it has been well for a while. The
-// function it returns ends it.
-func (r *trial) begin(sim, exporter string) (end func()) {
+// build makes the stack that the faults happen to, and lets it be watched.
+func (r *trial) build(sim string) {
+	if r.proof.world != nil {
+		r.proof.world(r)
+		return
+	}
 	// The machine is simulated: the true one is busy with us.
 	flags := append([]string{"--machine"}, strings.Fields(r.proof.flags)...)
 	if !strings.Contains(r.proof.faults, "postgresql") && !strings.Contains(r.proof.faults, "redis") {
 		flags = append(flags, "--no-databases")
 	}
-	r.stack = startStack(r, sim, exporter, flags...)
+	r.stack = startStack(r, sim, r.exporter, flags...)
 	r.chain.watch(r, r.instance, r.stack.exporter)
+}
+
+// begin builds the stack and waits until it has been well for a while. The
+// function it returns ends it.
+func (r *trial) begin(sim string) (end func()) {
+	r.build(sim)
 	end = func() {
 		if !r.atOnce {
-			r.chain.forget(r, r.instance)
+			for _, i := range append(r.beside, r.instance) {
+				r.chain.forget(r, i)
+			}
 		}
 		r.stack.end()
 	}
@@ -253,7 +267,7 @@ func (r *trial) settle(instance string) {
 	if strings.HasPrefix(r.proof.faults, "gpu") {
 		quiet = max(quiet, gpuPace+5*time.Second)
 	}
-	samples := int(quiet / scrapeEvery)
+	samples := int(quiet / r.chain.pace.scrape)
 	deadline := time.Now().Add(quiet + patience)
 	Await(r, "the stack is being watched", func() error {
 		got, err := Query(r.chain.prometheus, fmt.Sprintf(`up{instance=%q} == 1`, instance))
@@ -307,8 +321,9 @@ func (r *trial) bound(alert string) time.Duration {
 		if x.Alert != alert {
 			continue
 		}
-		wait, interval := routeTimes(r, x.Labels["priority"])
-		d := parsed(r, x.For) + ownWindow(r, x) + 2*scrapeEvery + evaluateEach + wait + r.proof.onset
+		p := r.chain.pace
+		wait, interval := p.routeTimes(r, x.Labels["priority"])
+		d := parsed(r, x.For) + p.ownWindow(r, x) + 2*p.scrape + p.evaluate + wait + r.proof.onset
 		if len(strings.Fields(r.proof.fires+" "+r.proof.may)) > 1 {
 			d += interval
 		}
@@ -421,6 +436,11 @@ func (r *trial) judge(instance string, expected []string) {
 		}
 	}
 	r.result.Fired = slices.Sorted(maps.Keys(fired))
+	for _, other := range r.beside {
+		if told := r.chain.inbox.about(other); len(told) > 0 {
+			r.Errorf("%s was in the news: %+v", other, told)
+		}
+	}
 }
 
 // read reads the notifications as people would.

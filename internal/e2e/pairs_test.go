@@ -16,7 +16,7 @@ import (
 // notification.
 func TestTwoOfEach(t *testing.T) {
 	t.Parallel()
-	c := startChain(t, 2)
+	c := startChain(t, 2, quick)
 	s := startStack(t, Build(t, "niodoo_sim"), Build(t, "niodoo_exporter"), "--machine", "--no-databases")
 	c.watch(t, "pair", s.exporter)
 	for _, server := range c.servers {

@@ -4,11 +4,11 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,33 +17,45 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The scale of time. Every duration of the rules and of the routing is divided
-// by timeScale: five minutes become ten seconds. What cannot be scaled with
-// them are the intervals at which Prometheus scrapes and evaluates, which are
-// one second: at least ten scrapes to the shortest window of a rule.
-const (
-	timeScale    = 30
-	scrapeEvery  = time.Second
-	evaluateEach = time.Second
-)
-
-// scaledNumbers are the numbers in expressions that are durations in seconds
-// themselves, and one size that no test's disk should hold.
-var scaledNumbers = map[string][]string{
-	"DiskFullWithinHours":                    {"< 14400 ", "< 480 ", "< 15300 ", "< 510 "},
-	"HeartbeatListenerDown":                  {"> 600", "> 20"},
-	"HeartbeatLost":                          {"> 600", "> 20", "<= 600", "<= 20", "time() - 600", "time() - 20"},
-	"KPIAbsent":                              {"> 600", "> 20"},
-	"LogSilent":                              {"> 900", "> 30"},
-	"PostgreSQLIdleInTransaction":            {"> 900", "> 30"},
-	"PostgreSQLLongTransaction":              {"> 3600", "> 120"},
-	"PostgreSQLPreparedTransactionForgotten": {"> 3600", "> 120"},
-	"PostgreSQLSlotRetainsWAL":               {"> 10737418240", "> 33554432"},
+// pace is how fast time runs for a chain. Every duration of the rules and of the
+// routing is divided by its scale.
+type pace struct {
+	scale            int
+	scrape, evaluate time.Duration
 }
 
-// notLive are the groups that are left out: burn rates over days would fire at
-// once on stacks that are half a minute old.
-var notLive = []string{"niodoo-slo-alerts", "niodoo-slo"}
+var (
+	// quick makes ten seconds of five minutes. What is not scaled with them are
+	// the intervals at which Prometheus scrapes and evaluates: at least ten scrapes
+	// to the shortest window of a rule.
+	quick = pace{scale: 30, scrape: time.Second, evaluate: time.Second}
+	// inProportion divides the 15 s of the examples' scrapes and evaluations, too.
+	inProportion = pace{scale: 5, scrape: 3 * time.Second, evaluate: 3 * time.Second}
+)
+
+// secondsIn are the numbers in expressions that are durations in seconds themselves.
+var secondsIn = map[string][]string{
+	"DiskFullWithinHours":                    {"< 14400 ", "< 15300 "},
+	"HeartbeatListenerDown":                  {"> 600"},
+	"HeartbeatLost":                          {"> 600", "<= 600", "time() - 600"},
+	"KPIAbsent":                              {"> 600"},
+	"LogSilent":                              {"> 900"},
+	"PostgreSQLIdleInTransaction":            {"> 900"},
+	"PostgreSQLLongTransaction":              {"> 3600"},
+	"PostgreSQLPreparedTransactionForgotten": {"> 3600"},
+	"PostgreSQLReplicationLag":               {"> 60"},
+}
+
+// sizesIn are sizes in expressions that no test's disk should hold, and what
+// stands for them.
+var sizesIn = map[string][]string{
+	"PostgreSQLSlotRetainsWAL": {"> 10737418240", "> 33554432"},
+}
+
+// slowBurn are the windows whose burn rates are left out: rows of the scheme that
+// look back for hours and days would take the minute that a stack is old for all
+// of it, and a fault of seconds for a spent budget.
+var slowBurn = []string{"6h", "1d", "3d"}
 
 // rule is an alert or a recording rule.
 type rule struct {
@@ -79,20 +91,15 @@ func shippedRules(t testing.TB, name string) ruleGroups {
 
 // scaledRules writes a file of rules with its times scaled and returns its path
 // and its rules.
-func scaledRules(t testing.TB, dir, name string) (string, []rule) {
+func (p pace) scaledRules(t testing.TB, dir, name string) (string, []rule) {
 	t.Helper()
 	g := shippedRules(t, name)
-	g.Groups = slices.DeleteFunc(g.Groups, func(g struct {
-		Name  string `yaml:"name"`
-		Rules []rule `yaml:"rules"`
-	}) bool {
-		return slices.Contains(notLive, g.Name)
-	})
 	var all []rule
 	for i := range g.Groups {
+		g.Groups[i].Rules = slices.DeleteFunc(g.Groups[i].Rules, func(r rule) bool { return slices.Contains(slowBurn, r.Labels["window"]) })
 		for j := range g.Groups[i].Rules {
 			r := &g.Groups[i].Rules[j]
-			r.Expr, r.For, r.KeepFiringFor = scaledExpr(t, r), scaledText(t, r.For), scaledText(t, r.KeepFiringFor)
+			r.Expr, r.For, r.KeepFiringFor = p.scaledExpr(t, r), p.scaledText(t, r.For), p.scaledText(t, r.KeepFiringFor)
 			all = append(all, *r)
 		}
 	}
@@ -113,38 +120,55 @@ var (
 	exprOffset = regexp.MustCompile(`offset (\w+)`)
 )
 
-func scaledExpr(t testing.TB, r *rule) string {
+func (p pace) scaledExpr(t testing.TB, r *rule) string {
 	t.Helper()
-	expr := Replaced(t, r.Expr, scaledNumbers[r.Alert]...)
+	expr := Replaced(t, r.Expr, sizesIn[r.Alert]...)
+	for _, text := range secondsIn[r.Alert] {
+		expr = Replaced(t, expr, text, p.scaledSeconds(t, text))
+	}
 	expr = exprRange.ReplaceAllStringFunc(expr, func(s string) string {
 		m := exprRange.FindStringSubmatch(s)
 		if m[2] == "" {
-			return "[" + scaledText(t, m[1]) + "]"
+			return "[" + p.scaledText(t, m[1]) + "]"
 		}
-		return "[" + scaledText(t, m[1]) + ":" + scaledText(t, m[2]) + "]"
+		return "[" + p.scaledText(t, m[1]) + ":" + p.scaledText(t, m[2]) + "]"
 	})
 	return exprOffset.ReplaceAllStringFunc(expr, func(s string) string {
-		return "offset " + scaledText(t, exprOffset.FindStringSubmatch(s)[1])
+		return "offset " + p.scaledText(t, exprOffset.FindStringSubmatch(s)[1])
+	})
+}
+
+var wholeNumber = regexp.MustCompile(`\d+`)
+
+// scaledSeconds scales the number of seconds in a text.
+func (p pace) scaledSeconds(t testing.TB, text string) string {
+	t.Helper()
+	return wholeNumber.ReplaceAllStringFunc(text, func(number string) string {
+		n, err := strconv.Atoi(number)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strconv.Itoa(n / p.scale)
 	})
 }
 
 // scaledText scales a duration in Prometheus' spelling; "" stays.
-func scaledText(t testing.TB, s string) string {
+func (p pace) scaledText(t testing.TB, s string) string {
 	t.Helper()
 	if s == "" {
 		return ""
 	}
-	return model.Duration(scaled(t, s)).String()
+	return model.Duration(p.scaled(t, s)).String()
 }
 
 // scaled returns a duration in Prometheus' spelling, scaled, in whole milliseconds.
-func scaled(t testing.TB, s string) time.Duration {
+func (p pace) scaled(t testing.TB, s string) time.Duration {
 	t.Helper()
 	d, err := model.ParseDuration(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return (time.Duration(d) / timeScale).Truncate(time.Millisecond)
+	return (time.Duration(d) / time.Duration(p.scale)).Truncate(time.Millisecond)
 }
 
 // parsed returns a scaled duration of a rule; "" is none.
@@ -163,38 +187,39 @@ func parsed(t testing.TB, s string) time.Duration {
 // counted are the functions that need a while until what they count is enough.
 var counted = regexp.MustCompile(`\b(?:rate|increase|changes|resets|deriv|avg_over_time|min_over_time|max_over_time)\([^\[\]]*\[(\w+)\](?: offset (\w+))?`)
 
+// recorded are the windows of the recorded rules that alerts read.
+var recorded = regexp.MustCompile(`:\w*(?:rate|mean|over_time)(\d+[mhd])\b`)
+
 // ownWindow is how far a scaled expression looks back itself before it can be
 // true: the longest window in it or in the rules it reads, and times it compares.
-func ownWindow(t testing.TB, r rule) time.Duration {
+func (p pace) ownWindow(t testing.TB, r rule) time.Duration {
 	t.Helper()
 	var longest time.Duration
 	for _, m := range counted.FindAllStringSubmatch(r.Expr, -1) {
-		if strings.Contains(m[0], "_over_time") && history(t, m[1]) {
+		if strings.Contains(m[0], "_over_time") && p.history(t, m[1]) {
 			continue // it asks whether something ever was
 		}
 		longest = max(longest, parsed(t, m[1])+parsed(t, m[2]))
 	}
-	if strings.Contains(r.Expr, "rate5m") || strings.Contains(r.Expr, "mean5m") {
-		longest = max(longest, scaled(t, "5m"))
+	for _, m := range recorded.FindAllStringSubmatch(r.Expr, -1) {
+		longest = max(longest, p.scaled(t, m[1]))
 	}
-	pairs := scaledNumbers[r.Alert]
-	for i := 1; i < len(pairs); i += 2 {
-		var seconds int
-		if _, err := fmt.Sscanf(strings.TrimLeft(pairs[i], "<>= time()-"), "%d", &seconds); err == nil && strings.HasPrefix(pairs[i], ">") && seconds < 3600 {
-			longest = max(longest, time.Duration(seconds)*time.Second)
+	for _, text := range secondsIn[r.Alert] {
+		if strings.HasPrefix(text, ">") {
+			longest = max(longest, parsed(t, p.scaledSeconds(t, strings.Trim(text, "> "))+"s"))
 		}
 	}
 	return longest
 }
 
 // history reports whether a scaled window is one that only looks for what was.
-func history(t testing.TB, window string) bool {
-	return parsed(t, window) >= scaled(t, "1h")
+func (p pace) history(t testing.TB, window string) bool {
+	return parsed(t, window) >= p.scaled(t, "1h")
 }
 
 // scaledRouting returns the shipped configuration of Alertmanager with its times
 // scaled, business hours open, and receivers that mail to and call us.
-func scaledRouting(t testing.TB, smtp, hooks string) string {
+func (p pace) scaledRouting(t testing.TB, smtp, hooks string) string {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(Root(t), "alertmanager", "alertmanager.yml"))
 	if err != nil {
@@ -217,7 +242,7 @@ func scaledRouting(t testing.TB, smtp, hooks string) string {
 			mails[0].(map[string]any)["to"] = strings.ToLower(r["name"].(string)) + "@example.com"
 		}
 	}
-	scaleRoute(t, c["route"].(map[string]any))
+	p.scaleRoute(t, c["route"].(map[string]any))
 	out, err := yaml.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
@@ -225,16 +250,16 @@ func scaledRouting(t testing.TB, smtp, hooks string) string {
 	return string(out)
 }
 
-func scaleRoute(t testing.TB, r map[string]any) {
+func (p pace) scaleRoute(t testing.TB, r map[string]any) {
 	t.Helper()
 	for _, key := range []string{"group_wait", "group_interval"} {
 		if s, ok := r[key].(string); ok {
-			r[key] = scaledText(t, s)
+			r[key] = p.scaledText(t, s)
 		}
 	}
 	delete(r, "active_time_intervals")
 	children, _ := r["routes"].([]any)
 	for _, c := range children {
-		scaleRoute(t, c.(map[string]any))
+		p.scaleRoute(t, c.(map[string]any))
 	}
 }

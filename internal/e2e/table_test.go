@@ -54,7 +54,7 @@ type table struct {
 // summarize computes precision, the share of the notified alerts that were meant
 // to be, and recall, the share of those that were meant to be that were notified.
 func summarize(results []result) table {
-	s := table{Scale: timeScale, Faults: len(results), Results: results, Precision: 1, Recall: 1}
+	s := table{Scale: quick.scale, Faults: len(results), Results: results, Precision: 1, Recall: 1}
 	expected, found, told, wrong := 0, 0, 0, 0
 	for _, r := range results {
 		expected += len(r.Expected)
@@ -155,6 +155,10 @@ What takes hours or days, a second machine, or harm to the machine: replayed scr
 		r := notLiveAlerts[name]
 		fmt.Fprintf(&b, "| %s | %s | [%s](../mixin/tests/%[3]s) |\n", name, r.fault, r.proof)
 	}
+	b.WriteString("\n## Faults that are not of one stack\n\n`niodoo_sim` has the others.\n\n| fault | what it does |\n|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(worldFaults)) {
+		fmt.Fprintf(&b, "| %s | %s |\n", name, worldFaults[name])
+	}
 	b.WriteString("\n## Faults that no alert is meant for\n\n| fault | why |\n|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(faultsWithoutAlert)) {
 		fmt.Fprintf(&b, "| %s | %s |\n", name, faultsWithoutAlert[name])
@@ -181,7 +185,7 @@ func cell(list []string) string {
 }
 
 // routeTimes returns the scaled group_wait and group_interval of a priority.
-func routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
+func (p pace) routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(Root(t), "alertmanager", "alertmanager.yml"))
 	if err != nil {
@@ -201,7 +205,7 @@ func routeTimes(t testing.TB, priority string) (wait, interval time.Duration) {
 	}
 	for _, r := range c.Route.Routes {
 		if r.Receiver == priority {
-			return time.Duration(r.Wait) / timeScale, time.Duration(r.Interval) / timeScale
+			return time.Duration(r.Wait) / time.Duration(p.scale), time.Duration(r.Interval) / time.Duration(p.scale)
 		}
 	}
 	t.Fatalf("no route leads to %s", priority)

@@ -1,4 +1,5 @@
 // Every alert, one group a file. Symptoms page, causes inform.
+(import 'down.libsonnet') +
 (import 'engine.libsonnet') +
 (import 'memory.libsonnet') +
 (import 'services.libsonnet') +

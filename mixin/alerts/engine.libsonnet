@@ -1,4 +1,4 @@
-// The consciousness engine: up, fast, without errors, and telling the truth.
+// The consciousness engine: fast, without errors, and telling the truth. down.libsonnet says whether it is there.
 local alerts = import '../lib/alert.libsonnet';
 local query = import '../lib/query.libsonnet';
 
@@ -35,15 +35,6 @@ local query = import '../lib/query.libsonnet';
   prometheusAlerts+:: {
     groups+: [
       a.group('niodoo-engine', [
-        a.alert(
-          'ConsciousnessEngineDown',
-          up + ' == 0',
-          'P1',
-          'engine',
-          'The consciousness engine is down.',
-          'The engine has not passed its health check for a minute.' + a.reason('`engine`'),
-          duration='1m',
-        ),
         a.alert(
           'HighProcessingLatency',
           '(\n%s) > %s' % [$.processingSeconds, q.number(t.processing_time_seconds.warning)],

@@ -1,4 +1,4 @@
-// The services that the engine needs: there, ready, and reachable by those who know the password.
+// The services that the engine needs: ready, and reachable by those who know the password. down.libsonnet says whether they are there.
 local alerts = import '../lib/alert.libsonnet';
 local query = import '../lib/query.libsonnet';
 
@@ -25,26 +25,6 @@ local query = import '../lib/query.libsonnet';
   prometheusAlerts+:: {
     groups+: [
       a.group('niodoo-services', [
-        a.alert(
-          'ServiceDown',
-          '%s == 0\n%s' % [q.m('niodoo_component_up', 'component!~"engine|postgresql"'), required],
-          'P2',
-          '{{ $labels.component }}',
-          'A required service is down.',
-          '{{ $labels.component }} has not passed its health check for two minutes.' + a.reason('$labels.component'),
-          'services',
-          '2m',
-        ),
-        a.alert(
-          'PostgreSQLDown',
-          '%s == 0\n%s' % [q.m('niodoo_component_up', 'component="postgresql"'), required],
-          'P1',
-          'postgresql',
-          'PostgreSQL is down.',
-          'PostgreSQL has not answered for a minute; the engine cannot store anything.' + a.reason('`postgresql`'),
-          'services',
-          '1m',
-        ),
         a.alert(
           'DatabaseConnectionFailed',
           |||
