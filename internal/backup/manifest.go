@@ -108,6 +108,8 @@ type Summary struct {
 	// Rows counts what is restored row by row: by source ("postgresql", "redis",
 	// "qdrant") and by table, database or collection in it.
 	Rows map[string]map[string]Rows `json:"rows,omitempty"`
+	// Collections are those of Qdrant whose snapshots are in the backup.
+	Collections map[string]Collection `json:"collections,omitempty"`
 	// Versions of the programs and servers involved; Images and Models are digests by name.
 	Versions map[string]string `json:"versions,omitempty"`
 	Images   map[string]string `json:"images,omitempty"`
@@ -136,6 +138,15 @@ type Encryption struct {
 type Rows struct {
 	Count int64  `json:"count"`
 	Sum   string `json:"sum,omitempty"`
+}
+
+// Collection is what Qdrant said of a collection and of the snapshot of it.
+type Collection struct {
+	// Vectors are the dimensions of its vectors by their name; "" is the one
+	// without. Sparse vectors have none.
+	Vectors map[string]int64 `json:"vectors,omitempty"`
+	// SHA256 is the snapshot's, "" where Qdrant gave none.
+	SHA256 string `json:"snapshot_sha256,omitempty"`
 }
 
 // Skipped is something left out, and why.

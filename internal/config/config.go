@@ -265,6 +265,8 @@ type Backup struct {
 	Copy Command `yaml:"copy"`
 	// PGDump is pg_dump's path, or container:NAME for the one in that container.
 	PGDump string `yaml:"pg_dump"`
+	// QdrantProgram is the path of a Qdrant server's program, for the drill.
+	QdrantProgram string `yaml:"qdrant_program"`
 	// User and PasswordFile are of the role that may read everything;
 	// postgresql.user and its password by default.
 	User         string     `yaml:"user"`
@@ -641,7 +643,7 @@ func Default() *Config {
 			GPU: GPU{NVIDIASMI: "nvidia-smi", SysFS: "/sys", Interval: duration(15 * time.Second)},
 			Logs: Logs{Paths: []string{"/opt/niodoo/logs/*.log"},
 				Exclude: []string{"health_monitor.log", "incident_*.log"}},
-			Backup:     Backup{Directory: "/opt/niodoo/backups", MaxAge: duration(26 * time.Hour), PGDump: "pg_dump"},
+			Backup:     Backup{Directory: "/opt/niodoo/backups", MaxAge: duration(26 * time.Hour), PGDump: "pg_dump", QdrantProgram: "qdrant"},
 			Operations: Operations{StateDir: "/var/lib/niodoo"},
 		},
 		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
