@@ -197,6 +197,9 @@ func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_
 			return nil, err
 		}
 		r.Steps = append(r.Steps, step)
+		if step.Part == Redis && cfg.Redis.TLSConfig != nil {
+			r.Notes = append(r.Notes, "Redis fetches its keys from this machine without TLS")
+		}
 	}
 	return r, r.room()
 }
