@@ -265,6 +265,11 @@ const (
 
 // Encode writes a manifest. It sets the version.
 func Encode(w io.Writer, s Summary, entries iter.Seq[Entry]) error {
+	return encodeLines(w, s, entryLines(entries))
+}
+
+// encodeLines is Encode with entries that are lines already.
+func encodeLines(w io.Writer, s Summary, lines iter.Seq2[[]byte, error]) error {
 	s.Version = Version
 	s.Started = s.Started.UTC()
 	if err := s.validate(); err != nil {
@@ -282,16 +287,12 @@ func Encode(w io.Writer, s Summary, entries iter.Seq[Entry]) error {
 		return err
 	}
 	separator := ""
-	for e := range entries {
-		if err := e.validate(); err != nil {
-			return fmt.Errorf("manifest: %w", err)
-		}
-		line, err := json.Marshal(e)
+	for line, err := range lines {
 		if err != nil {
-			return fmt.Errorf("manifest: %w", err)
+			return err
 		}
-		if len(line)+16 > maxLineSize || sealed.written+int64(len(line)) > MaxManifestSize-maxLineSize {
-			return fmt.Errorf("manifest: the entry %.100q makes it %w", e.Name, ErrTooLarge)
+		if sealed.written+int64(len(line)) > MaxManifestSize-maxLineSize {
+			return fmt.Errorf("manifest: the entry %.100q makes it %w", line, ErrTooLarge)
 		}
 		if _, err := fmt.Fprintf(sealed, "%s    %s", separator, line); err != nil {
 			return err
@@ -449,10 +450,14 @@ func (l *lineReader) seal() error {
 // WriteManifest commits a backup: its archive must be in place. A manifest
 // that is there already stays, and the error is [os.ErrExist].
 func WriteManifest(dir string, s Summary, entries iter.Seq[Entry]) error {
+	return writeManifest(dir, s, entryLines(entries))
+}
+
+func writeManifest(dir string, s Summary, lines iter.Seq2[[]byte, error]) error {
 	if s.Archive == nil {
 		return errors.New("manifest: the archive is missing")
 	}
-	return atomicfile.Create(ManifestPath(dir, s.Name), 0o644, func(w io.Writer) error { return Encode(w, s, entries) })
+	return atomicfile.Create(ManifestPath(dir, s.Name), 0o644, func(w io.Writer) error { return encodeLines(w, s, lines) })
 }
 
 // ReadManifest reads the manifest of a backup; entry may be nil (see [Decode]).

@@ -86,7 +86,7 @@ func (b *bench) nativeOf(s backup.Summary, members ...packed) backup.Summary {
 	}
 	s, err = w.Finish(s)
 	b.try(err)
-	b.try(backup.WriteManifest(b.cfg.Backup.Directory, s, slices.Values(w.Entries())))
+	b.try(w.WriteManifest(b.cfg.Backup.Directory, s))
 	return s
 }
 
