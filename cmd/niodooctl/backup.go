@@ -170,7 +170,13 @@ func (f *createFlags) run(ctx context.Context, e *env) error {
 		v = opstate.Warning
 	}
 	if previous != nil {
-		c.Previous, c.Fallen = previous.Name, backup.Fallen(*previous, s)
+		// A list has no rows.
+		before, err := backup.ReadManifest(dir, previous.Name, nil)
+		if err != nil {
+			fmt.Fprintf(e.stderr, "niodooctl: the rows are not compared with those of the backup before: %v\n", err)
+			v = opstate.Warning
+		}
+		c.Previous, c.Fallen = previous.Name, backup.Fallen(before, s)
 	}
 	for _, fall := range c.Fallen {
 		if fall.Now == 0 {
