@@ -431,6 +431,8 @@ type Maintenance struct {
 	// without any.
 	LogDirectories []string       `yaml:"log_directories"`
 	LogRetention   model.Duration `yaml:"log_retention"`
+	// IncidentRetention is how long a closed incident's timeline and evidence are kept.
+	IncidentRetention model.Duration `yaml:"incident_retention"`
 	// ReportDirectory is where reports are written; "" is reports in
 	// operations.state_dir.
 	ReportDirectory string `yaml:"report_directory"`
@@ -649,7 +651,7 @@ func Default() *Config {
 		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
 			Listen: IncidentListen{Address: "localhost:10647", MaxOpen: 500, Quiet: duration(5 * time.Minute), Interval: duration(15 * time.Second)}},
 		Maintenance: Maintenance{LockTimeout: duration(5 * time.Second), LongTransaction: duration(5 * time.Minute),
-			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour)},
+			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour), IncidentRetention: duration(365 * 24 * time.Hour)},
 	}
 }
 
