@@ -20,7 +20,6 @@ import (
 	"strings"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/version"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
@@ -110,13 +109,9 @@ func handshakeFailure(ctx context.Context, err error) error {
 
 // tlsConfig reads a tls_config section's files.
 func tlsConfig(cfg config.TLS) (*tls.Config, error) {
-	c, err := promconfig.NewTLSConfig(&promconfig.TLSConfig{
-		CAFile: cfg.CAFile, CertFile: cfg.CertFile, KeyFile: cfg.KeyFile,
-		ServerName: cfg.ServerName, InsecureSkipVerify: cfg.InsecureSkipVerify,
-		MinVersion: promconfig.TLSVersion(tls.VersionTLS12),
-	})
+	c, err := cfg.Client()
 	if err != nil {
-		return nil, fail(ReasonConfig, fmt.Errorf("tls_config: %w", err))
+		return nil, fail(ReasonConfig, err)
 	}
 	return c, nil
 }

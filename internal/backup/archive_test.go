@@ -175,11 +175,11 @@ func replaceArchive(t testing.TB, dir string, s Summary, content []byte) {
 func TestVerifyContent(t *testing.T) {
 	t.Parallel()
 	compress := func(t *testing.T, raw []byte) []byte {
-		enc, _, err := newEncoder()
+		enc, err := newEncoders()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return enc.EncodeAll(raw, nil)
+		return enc.strong.EncodeAll(raw, nil)
 	}
 	for name, change := range map[string]func(t *testing.T, raw []byte) []byte{
 		"truncated frame":  func(t *testing.T, raw []byte) []byte { c := compress(t, raw); return c[:len(c)-5] },

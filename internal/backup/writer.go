@@ -22,7 +22,6 @@ import (
 	"unicode/utf8"
 
 	"filippo.io/age"
-	"github.com/klauspost/compress/zstd"
 )
 
 // The members of an archive, in this order; directories and what is in them
@@ -60,14 +59,18 @@ func (e Entry) Member() (string, error) {
 	return string(raw), err
 }
 
-// ArchiveWriter writes an archive in one pass. It is not safe for concurrent use.
+// copySize is how much is read at a time.
+const copySize = 128 << 10
+
+// ArchiveWriter writes an archive in one pass. Only [ArchiveWriter.Spool] may
+// be called beside its other methods.
 type ArchiveWriter struct {
 	file    io.Writer
 	sum     hash.Hash
 	written int64
 	failure atomic.Pointer[error]
 	sealed  io.WriteCloser // between the frames and the file; nil without encryption
-	enc     *zstd.Encoder
+	enc     *encoders
 	pool    chan *frame
 	frames  *frames
 	buf     []byte
@@ -76,19 +79,19 @@ type ArchiveWriter struct {
 	closed  bool
 	// Dir is where entries wait for the manifest; "" is the system's temporary directory.
 	Dir string
-	// Progress, if set, is told of every piece of content.
+	// Progress is told of every piece of content, also by several goroutines at a time.
 	Progress func(bytes int64)
 }
 
 // NewArchiveWriter returns a writer to file, encrypted if there are recipients.
 // Close it.
 func NewArchiveWriter(file io.Writer, recipients ...age.Recipient) (*ArchiveWriter, error) {
-	w := &ArchiveWriter{file: file, sum: sha256.New(), buf: make([]byte, 128<<10), Progress: func(int64) {}}
-	enc, workers, err := newEncoder()
+	w := &ArchiveWriter{file: file, sum: sha256.New(), buf: make([]byte, copySize), Progress: func(int64) {}}
+	enc, err := newEncoders()
 	if err != nil {
 		return nil, err
 	}
-	w.enc, w.pool = enc, newPool(workers)
+	w.enc, w.pool = enc, newPool(enc.workers)
 	out := io.Writer(writerFunc(w.store))
 	if len(recipients) > 0 {
 		if w.sealed, err = age.Encrypt(out, recipients...); err != nil {
@@ -185,39 +188,65 @@ func (w *ArchiveWriter) note(e Entry, note string) {
 // Annotate sets the note of the member that was added last.
 func (w *ArchiveWriter) Annotate(note string) { w.entries.last.Note = note }
 
-// AddStream writes a member whose length nobody knows before its end, such as
-// a dump. It is compressed into a nameless file in dir, and from there its
-// frames go into the archive as they are, behind a header that knows. finish, if
-// not nil, is called once the content has been read, and its error keeps the
-// member out: after an error the archive is as it was.
+// AddStream writes a member whose length nobody knows before its end: it is
+// spooled, see [ArchiveWriter.Spool], and added.
 func (w *ArchiveWriter) AddStream(h *tar.Header, content io.Reader, dir string, finish func() error) error {
-	spool, err := newSpool(dir, w.sealed != nil)
+	s, err := w.Spool(content, dir, finish)
 	if err != nil {
-		return err
+		return fmt.Errorf("%q: %w", h.Name, err)
 	}
-	defer func() { _ = spool.Close() }()
+	defer s.Close()
+	return w.AddSpooled(h, s)
+}
+
+// Spooled is content that was compressed before its member is written.
+type Spooled struct {
+	file *spool
+	size int64
+	sum  []byte
+}
+
+// Close frees the room that the content takes.
+func (s *Spooled) Close() { _ = s.file.Close() }
+
+// Spool compresses content into a nameless file in dir. It may be called while
+// members are added, so that what is slow to come does not hold them up.
+// finish, if not nil, is called once the content has been read; its error is
+// that of the content.
+func (w *ArchiveWriter) Spool(content io.Reader, dir string, finish func() error) (*Spooled, error) {
+	file, err := newSpool(dir, w.sealed != nil)
+	if err != nil {
+		return nil, err
+	}
 	sum := sha256.New()
-	pieces := newFrames(spool, w.enc, w.pool)
-	n, err := io.CopyBuffer(io.MultiWriter(pieces, sum, w.counter()), onlyReader{content}, w.buf)
+	pieces := newFrames(file, w.enc, w.pool)
+	n, err := io.CopyBuffer(io.MultiWriter(pieces, sum, w.counter()), onlyReader{content}, make([]byte, copySize))
 	err = errors.Join(err, pieces.close())
 	if err == nil && finish != nil {
 		err = finish()
 	}
 	if err != nil {
-		return fmt.Errorf("%q: %w", h.Name, err)
+		_ = file.Close()
+		return nil, err
 	}
-	h.Size = n
+	return &Spooled{file: file, size: n, sum: sum.Sum(nil)}, nil
+}
+
+// AddSpooled writes a member whose content has been spooled: its frames go into
+// the archive as they are, behind a header that knows their length.
+func (w *ArchiveWriter) AddSpooled(h *tar.Header, s *Spooled) error {
+	h.Size = s.size
 	if err := w.header(h); err != nil {
 		return fmt.Errorf("%q: %w", h.Name, err)
 	}
 	if err := w.frames.flush(); err != nil {
 		return err
 	}
-	if err := spool.replay(w.frames.out); err != nil {
+	if err := s.file.replay(w.frames.out); err != nil {
 		return err
 	}
-	w.note(NewEntry(h.Name, n, sum.Sum(nil)), "")
-	return w.pad(n)
+	w.note(NewEntry(h.Name, s.size, s.sum), "")
+	return w.pad(s.size)
 }
 
 // AddBytes writes a small regular file.
@@ -285,7 +314,7 @@ func (w *ArchiveWriter) end() error {
 	if w.sealed != nil {
 		err = errors.Join(err, w.sealed.Close())
 	}
-	return errors.Join(err, w.enc.Close())
+	return errors.Join(err, w.enc.close())
 }
 
 // spool is a file without a name, which no crash leaves behind. What is to be

@@ -8,6 +8,7 @@ package config
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -113,6 +114,22 @@ type TLS struct {
 	KeyFile            string `yaml:"key_file"`
 	ServerName         string `yaml:"server_name"`
 	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
+}
+
+// Prometheus returns the section as Prometheus' libraries have it.
+func (t TLS) Prometheus() promconfig.TLSConfig {
+	return promconfig.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName,
+		InsecureSkipVerify: t.InsecureSkipVerify, MinVersion: promconfig.TLSVersion(tls.VersionTLS12)}
+}
+
+// Client reads the section's files and returns what a client shakes hands with.
+func (t TLS) Client() (*tls.Config, error) {
+	p := t.Prometheus()
+	c, err := promconfig.NewTLSConfig(&p)
+	if err != nil {
+		return nil, fmt.Errorf("tls_config: %w", err)
+	}
+	return c, nil
 }
 
 // Canary is an opt-in test generation, made at its own pace.
@@ -607,10 +624,8 @@ func (c *Config) CheckTLSFiles() error {
 		if !ok {
 			return
 		}
-		_, err := promconfig.NewTLSConfig(&promconfig.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("tls_config: %w", err))
-		}
+		_, err := t.Client()
+		errs = append(errs, err)
 	})
 	return errors.Join(errs...)
 }

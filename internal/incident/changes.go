@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +22,8 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/config"
-	"github.com/niodoo/niodoo_exporter/internal/logscan"
+	"github.com/niodoo/niodoo_exporter/internal/configsum"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 )
 
 const (
@@ -33,9 +32,6 @@ const (
 	changesWindow = 7 * 24 * time.Hour
 	// maxCommits and maxPackages are how many of the latest are kept.
 	maxCommits, maxPackages = 20, 100
-	// maxConfigFile bounds a configuration file whose sum is taken, in bytes.
-	maxConfigFile = 16 << 20
-	maxConfigs    = 1000
 
 	lastGoodFile = "last-good.json"
 )
@@ -67,70 +63,11 @@ var stateKinds = []struct {
 func takeState(ctx context.Context, cfg *config.Config, now time.Time) (State, []error) {
 	s, errs := State{At: now.UTC()}, make([]error, len(stateKinds))
 	var wg sync.WaitGroup
-	wg.Go(func() { s.Configs, errs[0] = configSums(ctx, cfg) })
+	wg.Go(func() { s.Configs, errs[0] = configsum.Take(ctx, cfg) })
 	wg.Go(func() { s.Images, errs[1] = imageDigests(ctx, cfg) })
 	wg.Go(func() { s.Models, errs[2] = modelDigests(ctx, cfg) })
 	wg.Wait()
 	return s, errs
-}
-
-// configSums returns the sums of the configuration's own file and of those
-// that host.config_files names. Contents may be secret and are not kept.
-func configSums(ctx context.Context, cfg *config.Config) (map[string]string, error) {
-	sums := map[string]string{}
-	var errs []error
-	var paths []string
-	if cfg.File() != "" {
-		own, err := filepath.Abs(cfg.File())
-		paths, errs = append(paths, own), append(errs, err)
-	}
-	for _, pattern := range cfg.Host.ConfigFiles {
-		found, err := logscan.Expand(pattern)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		paths = append(paths, found...)
-	}
-	for _, path := range paths[:min(len(paths), maxConfigs)] {
-		if err := ctx.Err(); err != nil {
-			return sums, err
-		}
-		sum, err := sumFile(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDirectory):
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			sums[path] = sum
-		}
-	}
-	return sums, errors.Join(errs...)
-}
-
-var errDirectory = errors.New("a directory")
-
-func sumFile(path string) (string, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return "", err
-	case info.IsDir():
-		return "", errDirectory
-	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("%s is not a regular file", path)
-	case info.Size() > maxConfigFile:
-		return "", fmt.Errorf("%s is larger than %d bytes", path, maxConfigFile)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(f, maxConfigFile)); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // imageDigests returns the digests of the images that containers run.
@@ -151,7 +88,7 @@ func modelDigests(ctx context.Context, cfg *config.Config) (map[string]string, e
 	if !cfg.Enabled("ollama") {
 		return nil, notLookedAt("the configuration has Ollama disabled")
 	}
-	raw, err := endpointOf(cfg.Ollama.HTTP).do(ctx, "GET", "/api/tags")
+	raw, err := endpoint.Endpoint{HTTP: cfg.Ollama.HTTP}.Do(ctx, "GET", "/api/tags")
 	if err != nil {
 		return nil, err
 	}

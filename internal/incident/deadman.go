@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 	"github.com/niodoo/niodoo_exporter/internal/notify"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
@@ -126,8 +127,8 @@ func (d *deadMan) askPeers(ctx context.Context) {
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, peerPatience)
 			defer cancel()
-			e := endpoint{URL: p.URL, Authorization: p.Authorization, BasicAuth: p.BasicAuth, TLS: p.TLSConfig}
-			_, err := e.do(ctx, "GET", "/-/healthy")
+			e := endpoint.Endpoint{HTTP: config.HTTP{URL: p.URL, Authorization: p.Authorization, BasicAuth: p.BasicAuth, TLSConfig: p.TLSConfig}}
+			_, err := e.Do(ctx, "GET", "/-/healthy")
 			if err == nil {
 				err = d.heard(ctx, name)
 			}

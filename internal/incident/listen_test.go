@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 	"github.com/niodoo/niodoo_exporter/internal/thresholds"
 )
@@ -203,14 +204,14 @@ func TestMutualTLS(t *testing.T) {
 	certify(t, dir)
 	write(t, dir+"/web.yml", "tls_server_config: {cert_file: cert.pem, key_file: key.pem, client_auth_type: RequireAndVerifyClientCert, client_ca_file: cert.pem}\n")
 	url := "https" + strings.TrimPrefix(listenUnready(t, s, "web_config_file: '"+dir+"/web.yml'"), "http")
-	with := endpoint{URL: url, TLS: config.TLS{CAFile: dir + "/cert.pem", CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem"}}
-	await(t, "the listener is healthy", func() bool { _, err := with.do(t.Context(), "GET", "/-/healthy"); return err == nil })
+	with := endpoint.Endpoint{HTTP: config.HTTP{URL: url, TLSConfig: config.TLS{CAFile: dir + "/cert.pem", CertFile: dir + "/cert.pem", KeyFile: dir + "/key.pem"}}}
+	await(t, "the listener is healthy", func() bool { _, err := with.Do(t.Context(), "GET", "/-/healthy"); return err == nil })
 	without := with
-	without.TLS.CertFile, without.TLS.KeyFile = "", ""
-	if _, err := without.do(t.Context(), "GET", "/-/ready"); err == nil || !strings.Contains(err.Error(), "certificate required") {
+	without.TLSConfig.CertFile, without.TLSConfig.KeyFile = "", ""
+	if _, err := without.Do(t.Context(), "GET", "/-/ready"); err == nil || !strings.Contains(err.Error(), "certificate required") {
 		t.Errorf("without a certificate: %v", err)
 	}
-	peers := map[string]config.IncidentPeer{"well": {URL: url, TLSConfig: with.TLS}, "strange": {URL: url, TLSConfig: without.TLS}}
+	peers := map[string]config.IncidentPeer{"well": {URL: url, TLSConfig: with.TLSConfig}, "strange": {URL: url, TLSConfig: without.TLSConfig}}
 	cfg := parse(t, "operations: {state_dir: '"+newStore(t).Dir+"'}")
 	cfg.Incident.Listen.Peers = peers
 	d := newDeadMan(cfg, thresholds.Default(), slog.New(slog.DiscardHandler), time.Now)
@@ -257,16 +258,16 @@ func TestConnectionsAreBounded(t *testing.T) {
 		defer c.Close()
 		held = append(held, c)
 	}
-	e := endpoint{URL: url}
+	e := endpoint.Endpoint{HTTP: config.HTTP{URL: url}}
 	// Its own connection may have been taken before all of the others.
 	await(t, "there is no connection left", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
-		_, err := e.do(ctx, "GET", "/-/ready")
+		_, err := e.Do(ctx, "GET", "/-/ready")
 		return err != nil
 	})
 	for _, c := range held {
 		c.Close()
 	}
-	await(t, "it answers again", func() bool { _, err := e.do(t.Context(), "GET", "/-/ready"); return err == nil })
+	await(t, "it answers again", func() bool { _, err := e.Do(t.Context(), "GET", "/-/ready"); return err == nil })
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 	"github.com/niodoo/niodoo_exporter/internal/logscan"
 )
 
@@ -172,11 +173,11 @@ func listContainers(ctx context.Context, cfg *config.Config) ([]container, error
 	if !cfg.Enabled("docker") {
 		return nil, notLookedAt("the configuration does not name docker")
 	}
-	e, err := dockerEndpoint(cfg.Docker)
+	e, err := endpoint.Docker(cfg.Docker)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := e.do(ctx, "GET", "/containers/json?all=true")
+	raw, err := e.Do(ctx, "GET", "/containers/json?all=true")
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ func (l *look) containers(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := dockerEndpoint(l.Config.Docker)
+	e, err := endpoint.Docker(l.Config.Docker)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +217,7 @@ func (l *look) containers(ctx context.Context) ([]byte, error) {
 		if i >= maxInspected {
 			continue
 		}
-		raw, err := e.do(ctx, "GET", "/containers/"+c.ID+"/json")
+		raw, err := e.Do(ctx, "GET", "/containers/"+c.ID+"/json")
 		var details struct {
 			State        json.RawMessage
 			RestartCount int
@@ -299,18 +300,18 @@ func (l *look) host(ctx context.Context) ([]byte, error) {
 
 // alerts are the alerts and silences that Alertmanager has.
 func (l *look) alerts(ctx context.Context) ([]byte, error) {
-	e := endpointOf(l.Config.Alertmanager.HTTP)
+	e := endpoint.Endpoint{HTTP: l.Config.Alertmanager.HTTP}
 	switch {
 	case l.Config.Enabled("alertmanager"):
 	case l.Config.Notify.Alertmanager != "":
-		e = endpoint{URL: l.Config.Notify.Alertmanager}
+		e = endpoint.Endpoint{HTTP: config.HTTP{URL: l.Config.Notify.Alertmanager}}
 	default:
 		return nil, notLookedAt("the configuration names neither alertmanager nor notify.alertmanager")
 	}
 	out := map[string]json.RawMessage{}
 	var errs []error
 	for name, path := range map[string]string{"alerts": "/api/v2/alerts", "silences": "/api/v2/silences"} {
-		raw, err := e.do(ctx, "GET", path)
+		raw, err := e.Do(ctx, "GET", path)
 		if err == nil && !json.Valid(raw) {
 			err = fmt.Errorf("GET %s: the answer is not JSON", path)
 		}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
@@ -122,11 +123,11 @@ func restart(ctx context.Context, cfg *config.Config, t config.RestartTarget) er
 		_, err := program(ctx, nil, "systemctl", "--no-ask-password", "restart", "--", t.Unit)
 		return err
 	}
-	e, err := dockerEndpoint(cfg.Docker)
+	e, err := endpoint.Docker(cfg.Docker)
 	if err != nil {
 		return err
 	}
-	_, err = e.do(ctx, "POST", fmt.Sprintf("/containers/%s/restart?t=%d", url.PathEscape(t.Container), int(stopGrace.Seconds())))
+	_, err = e.Do(ctx, "POST", fmt.Sprintf("/containers/%s/restart?t=%d", url.PathEscape(t.Container), int(stopGrace.Seconds())))
 	return err
 }
 

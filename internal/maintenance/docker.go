@@ -4,63 +4,20 @@
 package maintenance
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 
-	promconfig "github.com/prometheus/common/config"
-
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 )
 
-// maxDockerAnswer bounds an answer of the daemon, in bytes.
-const maxDockerAnswer = 8 << 20
-
 const composeProject = "com.docker.compose.project"
-
-// docker asks the Docker Engine API in the daemon's own version.
-type docker struct {
-	base   string
-	client *http.Client
-}
-
-func newDocker(cfg config.Docker) (docker, error) {
-	u, err := url.Parse(cfg.Host)
-	if err != nil {
-		return docker{}, errors.New("docker.host cannot be parsed")
-	}
-	t := &http.Transport{DisableKeepAlives: true}
-	d := docker{base: "http://docker", client: &http.Client{Transport: t,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
-	if u.Scheme == "unix" {
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", u.Path)
-		}
-		return d, nil
-	}
-	if u.Scheme == "tcp" {
-		u.Scheme = "http"
-	}
-	if c := cfg.TLSConfig; c != (config.TLS{}) {
-		u.Scheme = "https"
-		t.TLSClientConfig, err = promconfig.NewTLSConfig(&promconfig.TLSConfig{CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
-			ServerName: c.ServerName, InsecureSkipVerify: c.InsecureSkipVerify, MinVersion: promconfig.TLSVersion(tls.VersionTLS12)})
-		if err != nil {
-			return docker{}, fmt.Errorf("docker.tls_config: %w", err)
-		}
-	}
-	d.base = strings.TrimRight(u.String(), "/")
-	return d, nil
-}
 
 var (
 	// errNoImage says that the daemon has no image of that name.
@@ -69,26 +26,19 @@ var (
 	errHidden = errors.New("not allowed (403)")
 )
 
-func (d docker) get(ctx context.Context, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base+path, nil)
-	if err != nil {
-		return err
+// askDocker reads an answer of the daemon's into a value.
+func askDocker(ctx context.Context, e endpoint.Endpoint, path string, into any) error {
+	raw, err := e.Do(ctx, http.MethodGet, path)
+	if s, ok := errors.AsType[*endpoint.StatusError](err); ok {
+		switch {
+		case s.Code == http.StatusForbidden:
+			err = fmt.Errorf("%s: %w", s.Request, errHidden)
+		case s.Code == http.StatusNotFound && strings.Contains(strings.ToLower(s.Said), "no such image"):
+			err = fmt.Errorf("%s: %w", s.Request, errNoImage)
+		}
 	}
-	resp, err := d.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("docker: %w", err)
-	}
-	defer resp.Body.Close()
-	raw, err := io.ReadAll(io.LimitReader(resp.Body, maxDockerAnswer))
-	switch {
-	case err != nil:
-		return fmt.Errorf("docker: GET %s: %w", path, err)
-	case resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("docker: GET %s: %w", path, errHidden)
-	case resp.StatusCode == http.StatusNotFound && bytes.Contains(bytes.ToLower(raw), []byte("no such image")):
-		return fmt.Errorf("docker: GET %s: %w", path, errNoImage)
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("docker: GET %s: %s", path, resp.Status)
 	}
 	if err := json.Unmarshal(raw, into); err != nil {
 		return fmt.Errorf("docker: GET %s: %w", path, err)
@@ -102,7 +52,7 @@ func outdatedImages(ctx context.Context, cfg *config.Config) ([]string, error) {
 	if !cfg.Enabled("docker") {
 		return nil, nil
 	}
-	d, err := newDocker(cfg.Docker)
+	d, err := endpoint.Docker(cfg.Docker)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +62,7 @@ func outdatedImages(ctx context.Context, cfg *config.Config) ([]string, error) {
 		ImageID string            `json:"ImageID"`
 		Labels  map[string]string `json:"Labels"`
 	}
-	if err := d.get(ctx, "/containers/json", &containers); err != nil {
+	if err := askDocker(ctx, d, "/containers/json", &containers); err != nil {
 		return nil, err
 	}
 	var found []string
@@ -128,7 +78,7 @@ func outdatedImages(ctx context.Context, cfg *config.Config) ([]string, error) {
 		var image struct {
 			ID string `json:"Id"`
 		}
-		err := d.get(ctx, "/images/"+strings.ReplaceAll(url.PathEscape(c.Image), "%2F", "/")+"/json", &image)
+		err := askDocker(ctx, d, "/images/"+strings.ReplaceAll(url.PathEscape(c.Image), "%2F", "/")+"/json", &image)
 		switch {
 		case errors.Is(err, errNoImage):
 			found = append(found, fmt.Sprintf("%s runs %s, which is not on this machine any more", name, c.Image))

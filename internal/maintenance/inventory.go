@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,7 +25,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/atomicfile"
 	"github.com/niodoo/niodoo_exporter/internal/config"
-	"github.com/niodoo/niodoo_exporter/internal/logscan"
+	"github.com/niodoo/niodoo_exporter/internal/configsum"
 	"github.com/niodoo/niodoo_exporter/internal/observe"
 )
 
@@ -87,7 +85,10 @@ func takeInventory(ctx context.Context, j *job) inventory {
 	})
 	inv.Kinds[kindMachine] = machine(j.Config)
 	inv.Kinds[kindAddresses] = addresses(j.Config)
-	sums, err := configSums(ctx, j.Config)
+	sums, err := configsum.Take(ctx, j.Config)
+	for path, sum := range sums {
+		sums[path] = sum[:16] // enough to tell a change
+	}
 	inv.Kinds[kindConfigs] = sums
 	if err != nil {
 		inv.NotLookedAt[kindConfigs] = err.Error()
@@ -149,58 +150,6 @@ func addresses(cfg *config.Config) map[string]string {
 	}
 	maps.DeleteFunc(all, func(name, _ string) bool { return !cfg.Enabled(name) })
 	return all
-}
-
-// configSums returns the beginnings of the SHA-256 sums of the configuration's own
-// file and of those that host.config_files names. What is in them may be secret.
-func configSums(ctx context.Context, cfg *config.Config) (map[string]string, error) {
-	sums := map[string]string{}
-	var paths []string
-	var errs []error
-	if own := cfg.File(); own != "" {
-		own, err := filepath.Abs(own)
-		paths, errs = append(paths, own), append(errs, err)
-	}
-	for _, pattern := range cfg.Host.ConfigFiles {
-		found, err := logscan.Expand(pattern)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-		paths = append(paths, found...)
-	}
-	for _, path := range paths {
-		if err := ctx.Err(); err != nil {
-			return sums, err
-		}
-		sum, err := sumOf(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			errs = append(errs, err)
-		case sum != "":
-			sums[path] = sum
-		}
-	}
-	return sums, errors.Join(errs...)
-}
-
-// sumOf returns the beginning of a file's sum, "" for a directory.
-func sumOf(path string) (string, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil || info.IsDir():
-		return "", err
-	case !info.Mode().IsRegular():
-		return "", fmt.Errorf("%s is not a regular file", path)
-	case info.Size() > maxConfigFile:
-		return "", fmt.Errorf("%s is larger than %d bytes", path, maxConfigFile)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:8]), nil
 }
 
 // differences lists in words what is another in inv than it was, of the kinds

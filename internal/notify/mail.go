@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
 	"github.com/wneessen/go-mail"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
@@ -126,12 +125,8 @@ func relay(cfg config.SMTP, dial *dialer) (*mail.Client, error) {
 	if t.ServerName == "" {
 		t.ServerName = host
 	}
-	dial.tls, err = promconfig.NewTLSConfig(&promconfig.TLSConfig{
-		CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile, ServerName: t.ServerName,
-		InsecureSkipVerify: t.InsecureSkipVerify, MinVersion: promconfig.TLSVersion(tls.VersionTLS12),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("notify.smtp.tls_config: %w", err)
+	if dial.tls, err = t.Client(); err != nil {
+		return nil, fmt.Errorf("notify.smtp.%w", err)
 	}
 	policy := mail.TLSMandatory
 	switch {

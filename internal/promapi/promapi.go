@@ -18,10 +18,10 @@ import (
 
 	"github.com/prometheus/client_golang/api"
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
-	promconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 )
 
 const (
@@ -45,7 +45,7 @@ func New(cfg config.HTTP) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("the url cannot be parsed") // its text may hold credentials
 	}
-	rt, err := Transport(cfg)
+	rt, err := endpoint.Transport(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -56,25 +56,6 @@ func New(cfg config.HTTP) (*Client, error) {
 	}
 	return &Client{API: v1.NewAPI(client), base: base, http: &http.Client{Transport: rt,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
-}
-
-// Transport returns what speaks to the server of an HTTP section with its
-// credentials. It keeps no connections.
-func Transport(cfg config.HTTP) (http.RoundTripper, error) {
-	c := promconfig.HTTPClientConfig{TLSConfig: promconfig.TLSConfig{
-		CAFile: cfg.TLSConfig.CAFile, CertFile: cfg.TLSConfig.CertFile, KeyFile: cfg.TLSConfig.KeyFile,
-		ServerName: cfg.TLSConfig.ServerName, InsecureSkipVerify: cfg.TLSConfig.InsecureSkipVerify,
-	}}
-	if a := cfg.Authorization; a != nil {
-		c.Authorization = &promconfig.Authorization{Type: a.Type, CredentialsFile: string(a.CredentialsFile)}
-	}
-	if b := cfg.BasicAuth; b != nil {
-		c.BasicAuth = &promconfig.BasicAuth{Username: b.Username, PasswordFile: string(b.PasswordFile)}
-	}
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	return promconfig.NewRoundTripperFromConfig(c, "niodooctl", promconfig.WithKeepAlivesDisabled())
 }
 
 // URL returns the server's address without credentials.

@@ -5,15 +5,12 @@ package report
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"strings"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -95,10 +92,8 @@ func redisConfig(ctx context.Context, cfg config.Redis) (map[string]string, erro
 		opts.Network = "unix"
 	}
 	if t := cfg.TLSConfig; t != nil {
-		opts.TLSConfig, err = promconfig.NewTLSConfig(&promconfig.TLSConfig{CAFile: t.CAFile, CertFile: t.CertFile, KeyFile: t.KeyFile,
-			ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, MinVersion: promconfig.TLSVersion(tls.VersionTLS12)})
-		if err != nil {
-			return nil, fmt.Errorf("tls_config: %w", err)
+		if opts.TLSConfig, err = t.Client(); err != nil {
+			return nil, err
 		}
 	}
 	client := goredis.NewClient(opts)

@@ -18,7 +18,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/backup"
 	"github.com/niodoo/niodoo_exporter/internal/config"
-	"github.com/niodoo/niodoo_exporter/internal/promapi"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 )
 
 const (
@@ -40,7 +40,7 @@ func newService(cfg config.HTTP) (*service, error) {
 	if err != nil {
 		return nil, errors.New("the url cannot be parsed") // its text may hold credentials
 	}
-	rt, err := promapi.Transport(cfg)
+	rt, err := endpoint.Transport(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -178,78 +178,6 @@ func (p *postgres) count(ctx context.Context, database string, s *snapshot) (map
 	return CountRows(ctx, conn)
 }
 
-// LargeObjects is what [CountRows] calls a database's large objects together.
-const LargeObjects = "large objects"
-
-// CountRows returns the number of rows of each table of a database that a dump
-// holds, and a sum over them, by the name that SQL would write. It works in the
-// transaction of the connection, whose settings it sets, and counts the large
-// objects too.
-//
-// The sum is that of PostgreSQL's 64-bit hash of each row's text, so that it
-// does not depend on the rows' order and equal rows do not cancel. It begins with
-// the server's major version, since neither the hash nor the text is promised
-// to be the same in others; see [Comparable].
-func CountRows(ctx context.Context, conn *pgx.Conn) (map[string]backup.Rows, error) {
-	for k, v := range settings {
-		if _, err := conn.Exec(ctx, "SELECT set_config($1, $2, false)", k, v); err != nil {
-			return nil, err
-		}
-	}
-	var version int
-	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
-		return nil, err
-	}
-	names, err := column(ctx, conn, listTables)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) > maxTables {
-		names = names[:maxTables]
-	}
-	all := map[string]backup.Rows{}
-	count := func(name, from, text string) error {
-		var r backup.Rows
-		var sum string
-		// "(r.*)" is the row even where a column is called r.
-		sql := "SELECT count(*), coalesce(sum(hashtextextended(" + text + ", 0)), 0)::text FROM " + from
-		if err := conn.QueryRow(ctx, sql).Scan(&r.Count, &sum); err != nil {
-			return fmt.Errorf("counting the rows of %s: %w", name, err)
-		}
-		r.Sum = fmt.Sprintf("pg%d-hashtextextended:%s", version/10000, sum)
-		all[name] = r
-		return nil
-	}
-	for _, n := range names {
-		if err := count(n, "ONLY "+n+" AS r", "(r.*)::text"); err != nil {
-			return nil, err
-		}
-	}
-	// The pages of large objects are for superusers alone; that they exist is not.
-	var readable bool
-	if err := conn.QueryRow(ctx, "SELECT has_table_privilege('pg_largeobject', 'SELECT')").Scan(&readable); err != nil {
-		return nil, err
-	}
-	if readable {
-		var objects int64
-		if err := count(LargeObjects, "pg_largeobject AS r", "loid || '/' || pageno || '/' || encode(data, 'hex')"); err != nil {
-			return nil, err
-		}
-		if err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_largeobject_metadata").Scan(&objects); err != nil {
-			return nil, err
-		}
-		all[LargeObjects] = backup.Rows{Count: objects, Sum: all[LargeObjects].Sum}
-	}
-	return all, nil
-}
-
-// Comparable reports whether two sums of [CountRows] were made the same way.
-func Comparable(a, b string) bool {
-	x, _, okX := strings.Cut(a, ":")
-	y, _, okY := strings.Cut(b, ":")
-	return okX && okY && x == y
-}
-
 // identify asks the server for its version, and finds the pg_dump for it.
 func (p *postgres) identify(ctx context.Context, conn *pgx.Conn, configured string) (server, client string, err error) {
 	if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int, current_setting('server_version')").Scan(&p.version, &server); err != nil {
@@ -402,14 +330,67 @@ func (p *postgres) environment() (env []string, cleanup func(), err error) {
 	return append(env, "PGPASSFILE="+file), cleanup, nil
 }
 
-// backUp adds the globals and every database to the archive.
-func (p *postgres) backUp(ctx context.Context, b *run) error {
-	for i, database := range databases(b.cfg) {
+// dumps are what is made of PostgreSQL in a goroutine, beside the other parts.
+type dumps struct {
+	cfg     *config.Config
+	dir     string
+	archive *backup.ArchiveWriter // to spool with
+	ended   chan struct{}
+	// err and later are read after ended: what is to be done to the run, in order.
+	err     error
+	later   []func(*run) error
+	spooled []*backup.Spooled
+}
+
+// startDumps begins to dump. If that fails, fail is called with the error.
+func startDumps(ctx context.Context, b *run, fail context.CancelCauseFunc) *dumps {
+	d := &dumps{cfg: b.cfg, dir: b.dir, archive: b.archive, ended: make(chan struct{})}
+	go func() {
+		defer close(d.ended)
+		if d.err = newPostgres(d.cfg).backUp(ctx, d); d.err != nil {
+			fail(fmt.Errorf("backing up PostgreSQL: %w", d.err))
+		}
+	}()
+	return d
+}
+
+// add waits for the dumps and adds them to the archive.
+func (d *dumps) add(b *run) error {
+	<-d.ended
+	if d.err != nil {
+		return d.err
+	}
+	for _, f := range d.later {
+		if err := f(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close waits for the end, and frees the room.
+func (d *dumps) close() {
+	<-d.ended
+	for _, s := range d.spooled {
+		s.Close()
+	}
+}
+
+// do notes what is to be done to the run when the dumps are added.
+func (d *dumps) do(f func(*run) error) { d.later = append(d.later, f) }
+
+func (d *dumps) skip(what, why string) {
+	d.do(func(b *run) error { b.skip(what, why); return nil })
+}
+
+// backUp dumps the globals and every database.
+func (p *postgres) backUp(ctx context.Context, d *dumps) error {
+	for i, database := range databases(d.cfg) {
 		s, err := p.freeze(ctx, database)
 		if err != nil {
 			return err
 		}
-		err = p.backUpDatabase(ctx, b, database, s, i == 0)
+		err = p.backUpDatabase(ctx, d, database, s, i == 0)
 		s.close()
 		if err != nil {
 			return err
@@ -418,13 +399,16 @@ func (p *postgres) backUp(ctx context.Context, b *run) error {
 	return nil
 }
 
-func (p *postgres) backUpDatabase(ctx context.Context, b *run, database string, s *snapshot, first bool) error {
+func (p *postgres) backUpDatabase(ctx context.Context, d *dumps, database string, s *snapshot, first bool) error {
 	if first {
-		server, client, err := p.identify(ctx, s.holder, b.cfg.Backup.PGDump)
+		server, client, err := p.identify(ctx, s.holder, d.cfg.Backup.PGDump)
 		if err != nil {
 			return err
 		}
-		b.summary.Versions["postgresql"], b.summary.Versions["pg_dump"] = server, client
+		d.do(func(b *run) error {
+			b.summary.Versions["postgresql"], b.summary.Versions["pg_dump"] = server, client
+			return nil
+		})
 	}
 	env, cleanup, err := p.environment()
 	if err != nil {
@@ -432,12 +416,12 @@ func (p *postgres) backUpDatabase(ctx context.Context, b *run, database string, 
 	}
 	defer cleanup()
 	if first {
-		if err := p.globals(ctx, b, env, database); err != nil {
+		if err := p.globals(ctx, d, env, database); err != nil {
 			return err
 		}
 	}
 	if s.tables > maxTables {
-		b.skip("rows of database "+database, fmt.Sprintf("only %d of %d tables are counted", maxTables, s.tables))
+		d.skip("rows of database "+database, fmt.Sprintf("only %d of %d tables are counted", maxTables, s.tables))
 	}
 	// The rows are counted while the dump runs.
 	ctx, cancel := context.WithCancel(ctx)
@@ -449,7 +433,7 @@ func (p *postgres) backUpDatabase(ctx context.Context, b *run, database string, 
 		rows, err = p.count(ctx, database, s)
 		counted <- err
 	}()
-	dumpErr := p.dumpDatabase(ctx, b, env, database, s.id)
+	dumpErr := p.dumpDatabase(ctx, d, env, database, s.id)
 	if dumpErr != nil {
 		cancel()
 	}
@@ -459,35 +443,39 @@ func (p *postgres) backUpDatabase(ctx context.Context, b *run, database string, 
 	if dumpErr != nil {
 		return fmt.Errorf("postgresql: database %s: %w", database, dumpErr)
 	}
-	tables := b.rows("postgresql")
-	for name, r := range rows {
-		if len(databases(b.cfg)) > 1 {
-			name = database + ":" + name
+	d.do(func(b *run) error {
+		tables := b.rows("postgresql")
+		for name, r := range rows {
+			if len(databases(b.cfg)) > 1 {
+				name = database + ":" + name
+			}
+			tables[name] = r
 		}
-		tables[name] = r
-	}
+		return nil
+	})
 	return nil
 }
 
 // globals dumps the roles: whole where that is allowed, else without their passwords.
-func (p *postgres) globals(ctx context.Context, b *run, env []string, database string) error {
+func (p *postgres) globals(ctx context.Context, d *dumps, env []string, database string) error {
 	args := []string{"--globals-only", "-w", "-l", database, "--lock-wait-timeout=" + strconv.FormatInt(lockTimeout.Milliseconds(), 10)}
 	out, err := p.dump.command(ctx, env, "pg_dumpall", args...).output()
 	if err != nil && ctx.Err() == nil {
 		why := err
 		if out, err = p.dump.command(ctx, env, "pg_dumpall", append(args, "--no-role-passwords")...).output(); err == nil {
-			b.skip("passwords of PostgreSQL's roles", why.Error())
+			d.skip("passwords of PostgreSQL's roles", why.Error())
 		}
 	}
 	if err != nil {
 		return err
 	}
-	return b.archive.AddBytes(backup.GlobalsMember, out, b.summary.Started)
+	d.do(func(b *run) error { return b.archive.AddBytes(backup.GlobalsMember, out, b.summary.Started) })
+	return nil
 }
 
-// dumpDatabase streams a dump into the archive. It is a dump only if pg_dump
-// says so with its exit code.
-func (p *postgres) dumpDatabase(ctx context.Context, b *run, env []string, database, snapshot string) error {
+// dumpDatabase spools a dump. It is one only if pg_dump says so with its exit
+// code.
+func (p *postgres) dumpDatabase(ctx context.Context, d *dumps, env []string, database, snapshot string) error {
 	c := p.dump.command(ctx, env, "pg_dump", "-Fc", "-Z0", "-w", "--snapshot="+snapshot,
 		"--lock-wait-timeout="+strconv.FormatInt(lockTimeout.Milliseconds(), 10), "-d", connString(database))
 	// A pipe of our own: Wait closes the one that it makes before all is read.
@@ -503,7 +491,6 @@ func (p *postgres) dumpDatabase(ctx context.Context, b *run, env []string, datab
 	}
 	w.Close()
 	magic := &prefix{}
-	member := b.member(backup.PostgreSQLDir + database + backup.DumpSuffix)
 	waited := false
 	wait := func() error {
 		waited = true
@@ -515,7 +502,7 @@ func (p *postgres) dumpDatabase(ctx context.Context, b *run, env []string, datab
 		}
 		return nil
 	}
-	err = b.archive.AddStream(member, io.TeeReader(r, magic), b.dir, wait)
+	spooled, err := d.archive.Spool(io.TeeReader(r, magic), d.dir, wait)
 	if !waited { // the archive failed before the dump ended
 		r.Close()
 		_ = c.Cancel()
@@ -524,9 +511,13 @@ func (p *postgres) dumpDatabase(ctx context.Context, b *run, env []string, datab
 	if err != nil {
 		return err
 	}
-	for _, line := range c.stderr.lines() {
-		b.warn(line)
-	}
+	d.spooled = append(d.spooled, spooled)
+	d.do(func(b *run) error {
+		for _, line := range c.stderr.lines() {
+			b.warn(line)
+		}
+		return b.archive.AddSpooled(b.member(backup.PostgreSQLDir+database+backup.DumpSuffix), spooled)
+	})
 	return nil
 }
 

@@ -38,6 +38,8 @@ type run struct {
 	dirInfo fs.FileInfo
 	archive *backup.ArchiveWriter
 	summary backup.Summary
+	// dumps come while the other parts are added; nil without PostgreSQL.
+	dumps *dumps
 }
 
 func (b *run) skip(what, why string) {
@@ -94,7 +96,8 @@ type Options struct {
 	Class backup.Class
 	// Now is the moment it starts.
 	Now time.Time
-	// Progress, if set, is told of every piece of content.
+	// Progress, if set, is told of every piece of content, also by several
+	// goroutines at a time.
 	Progress func(bytes int64)
 }
 
@@ -104,18 +107,20 @@ type Options struct {
 var readme string
 
 // parts are what a backup consists of, in the order of the archive. Without the
-// essential ones it is none; what else fails is noted as skipped.
+// essential ones it is none; what else fails is noted as skipped. PostgreSQL is
+// dumped beside the others, since a dump comes no faster than one of the
+// server's processes makes it.
 var parts = []struct {
 	name      string
 	essential bool
 	section   string // that must be enabled
 	backUp    func(context.Context, *run) error
 }{
-	{"PostgreSQL", true, "postgresql", func(ctx context.Context, b *run) error { return newPostgres(b.cfg).backUp(ctx, b) }},
 	{"Redis", false, "redis", backUpRedis},
 	{"Qdrant", false, "qdrant", backUpQdrant},
 	{"Ollama's models", false, "ollama", backUpOllama},
 	{"files", true, "", backUpFiles},
+	{"PostgreSQL", true, "postgresql", func(_ context.Context, b *run) error { return b.dumps.add(b) }},
 }
 
 // Create makes a backup. The caller holds the lock of the directory. It returns
@@ -187,6 +192,12 @@ func (b *run) write(ctx context.Context, f io.Writer, o Options, recipients []ag
 	if err := b.archive.AddBytes(backup.ReadmeMember, []byte(readme), b.summary.Started); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	if b.cfg.Enabled("postgresql") {
+		b.dumps = startDumps(ctx, b, cancel)
+		defer b.dumps.close()
+	}
+	defer cancel(nil) // before close, which waits
 	for _, p := range parts {
 		if p.section != "" && !b.cfg.Enabled(p.section) {
 			continue
@@ -194,6 +205,9 @@ func (b *run) write(ctx context.Context, f io.Writer, o Options, recipients []ag
 		err := p.backUp(ctx, b)
 		if err == nil {
 			continue
+		}
+		if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
+			return cause // PostgreSQL's, which ended this part
 		}
 		if p.essential || ctx.Err() != nil || b.archive.Failed() != nil {
 			return fmt.Errorf("backing up %s: %w", p.name, err)
