@@ -45,10 +45,16 @@ const (
 	maxSocketPath = 107
 )
 
-// serverFactors are how much room a server takes per byte of what it restores: a
+// serverRoom is how much room a server takes per byte of what it restores: a
 // database with its indexes and the write-ahead log; a snapshot that is received,
-// unpacked and put in place.
-var serverFactors = map[string]int64{backup.PostgreSQLDir: 3, backup.QdrantDir: 3}
+// unpacked and put in place, where there is the program for it.
+func serverRoom(b config.Backup) map[string]int64 {
+	room := map[string]int64{backup.PostgreSQLDir: 3}
+	if _, err := exec.LookPath(b.QdrantProgram); err == nil {
+		room[backup.QdrantDir] = 3
+	}
+	return room
+}
 
 // ErrNoProgram says that a program of a server is not on this machine.
 var ErrNoProgram = errors.New("not on this machine")
@@ -181,11 +187,9 @@ func Drill(ctx context.Context, cfg *config.Config, b backup.Backup, o DrillOpti
 
 // begin makes the directory of the drill, if there is room for it.
 func (d *drill) begin() (unlock func(), err error) {
-	need := d.summary.ContentBytes
+	need, room := d.summary.ContentBytes, serverRoom(d.cfg.Backup)
 	_, err = backup.ReadManifest(d.cfg.Backup.Directory, d.summary.Name, func(e backup.Entry) error {
-		if factor, ok := serverFactors[path.Dir(e.Name)+"/"]; ok {
-			need += factor * e.Bytes
-		}
+		need += room[path.Dir(e.Name)+"/"] * e.Bytes
 		return nil
 	})
 	if err != nil {

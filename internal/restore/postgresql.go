@@ -38,7 +38,7 @@ var ErrRestore = errors.New("the dump cannot be restored")
 // surroundings are what PostgreSQL says when the machine is at fault and not
 // the dump: a full disk, an extension that is not installed, programs too old.
 var surroundings = regexp.MustCompile(`No space left on device|extension control file|extension ".*" is not available|could not (access|load library|open shared memory)|` +
-	`unsupported version|out of memory|terminating connection|server closed the connection|could not connect|connection to server|Cannot allocate memory`)
+	`unsupported version|out of memory|terminating connection|server closed the connection|could not connect|connection to server|Cannot allocate memory|[Tt]oo many open files`)
 
 // cannot says of a failure of pg_restore or psql that the dump is at fault, if it is.
 func cannot(ctx context.Context, err error) error {

@@ -158,13 +158,14 @@ func shardIDs(c source.CollectionConfig, mapping []byte) ([]int, error) {
 // qdrant proves the snapshots: always that they are what Qdrant made and could
 // be recovered, and, where its program is on this machine, that they are.
 func (d *drill) qdrant(ctx context.Context) error {
+	before := len(d.report.Differences)
 	for _, member := range d.snapshots.names {
 		if err := d.snapshot(member); err != nil {
 			return err
 		}
 	}
-	if len(d.report.Differences) > 0 {
-		return nil
+	if len(d.report.Differences) > before {
+		return nil // no server has to be asked
 	}
 	server, err := d.startQdrant(ctx)
 	if err != nil || server == nil {
