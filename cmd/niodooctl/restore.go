@@ -385,7 +385,7 @@ func (f *drillFlags) print(e *env, d drilled) error {
 		n    int64
 		what string
 	}{{int64(d.Tables), "tables with " + strconv.FormatInt(d.Rows, 10) + " rows"}, {d.Keys, "keys of Redis"},
-		{int64(d.Snapshots), "snapshots of Qdrant, from which " + strconv.FormatInt(d.Points, 10) + " points were recovered"}, {d.Files, "files, " + sizeText(d.Bytes)}} {
+		{int64(d.Snapshots), "snapshots of Qdrant"}, {d.Points, "points of Qdrant"}, {d.Files, "files, " + sizeText(d.Bytes)}} {
 		if c.n > 0 {
 			e.printf("  compared     %d %s\n", c.n, c.what)
 		}

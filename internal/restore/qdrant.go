@@ -211,7 +211,7 @@ func (d *drill) notRecovered(format string, args ...any) {
 func (d *drill) startQdrant(ctx context.Context) (*localserver.Qdrant, error) {
 	server, err := localserver.StartQdrant(ctx, localserver.QdrantOptions{Program: d.cfg.Backup.QdrantProgram, Scratch: d.dir})
 	if errors.Is(err, localserver.ErrNotInstalled) {
-		d.notRecovered("%v", err)
+		d.notRecovered("%v, of version %s or the next minor one, or name it in backup.qdrant_program", err, cmp.Or(d.summary.Versions[Qdrant], "unknown"))
 		return nil, nil
 	}
 	return server, err
