@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -226,6 +227,9 @@ func (d *drill) snapshot(member string) error {
 	defer f.Close()
 	name := collectionOf(member)
 	l, err := readSnapshot(f)
+	if _, ok := errors.AsType[*fs.PathError](err); ok { // it is the disk's fault
+		return err
+	}
 	if err != nil {
 		d.report.differ("Qdrant's snapshot of %s is none: %v", name, err)
 		return nil
