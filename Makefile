@@ -49,8 +49,9 @@ test: test-deps tools ## Run all tests with the race detector; installs what the
 E2E := NIODOO_E2E=full PATH="$(TOOLS):$$PATH" $(GO) test ./internal/e2e -count=1 -v -timeout 90m
 
 .PHONY: e2e
-e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day (20 minutes).
+e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day; the same through VictoriaMetrics (40 minutes).
 	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach)$$'
+	$(E2E) -run '^TestVictoriaMetrics'
 
 .PHONY: fault-matrix
 fault-matrix: test-deps tools ## Write docs/fault-matrix.md and .json from a run of every fault; ONLY=REGEXP renews some rows.
@@ -61,7 +62,7 @@ test-deps: ## Install the servers that the tests run, where they are missing.
 	@scripts/test-deps
 
 .PHONY: tools
-tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool $(TOOLS)/vmalert ## Build the tools that the tests use into .build/tools.
+tools: $(TOOLS)/promtool $(TOOLS)/prometheus $(TOOLS)/alertmanager $(TOOLS)/amtool $(TOOLS)/vmalert $(TOOLS)/victoria-metrics ## Build the tools that the tests use into .build/tools.
 
 # Without the tag, a service discovery's dependency would have to be there too.
 $(TOOLS)/prometheus $(TOOLS)/promtool:
@@ -72,9 +73,9 @@ $(TOOLS)/alertmanager $(TOOLS)/amtool:
 	@echo "Building $(notdir $@) $(ALERTMANAGER_VERSION)"
 	@GOBIN=$(TOOLS) $(GO) install github.com/prometheus/alertmanager/cmd/$(notdir $@)@$(ALERTMANAGER_VERSION)
 
-$(TOOLS)/vmalert:
-	@echo "Building vmalert $(VICTORIAMETRICS_VERSION)"
-	@GOBIN=$(TOOLS) $(GO) install github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert@$(VICTORIAMETRICS_VERSION)
+$(TOOLS)/vmalert $(TOOLS)/victoria-metrics:
+	@echo "Building $(notdir $@) $(VICTORIAMETRICS_VERSION)"
+	@GOBIN=$(TOOLS) $(GO) install github.com/VictoriaMetrics/VictoriaMetrics/app/$(notdir $@)@$(VICTORIAMETRICS_VERSION)
 
 $(TOOLS)/golangci-lint:
 	@echo "Building golangci-lint $(GOLANGCI_VERSION) (some minutes the first time)"
@@ -90,7 +91,7 @@ lint: $(TOOLS)/golangci-lint ## Lint, and check that go.mod is tidy and every fi
 
 .PHONY: bench
 bench: ## Run the benchmarks, with allocations.
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 40m ./...
 
 .PHONY: bench-peers
 bench-peers: test-deps ## Compare the cost of a scrape with Debian's exporters for the same services.

@@ -41,6 +41,8 @@ type chain struct {
 	alertmanager string
 	targets      string // directory of the files that list the targets
 	rules        []rule // scaled
+	ruleFiles    []string
+	routing      string // Alertmanager's configuration
 	inbox        *inbox
 	servers      []server
 }
@@ -52,7 +54,8 @@ type server struct {
 }
 
 // startChain starts the chain with so many of each server; nothing is watched yet.
-func startChain(t testing.TB, each int) *chain {
+// The sections are further ones of Prometheus' configuration.
+func startChain(t testing.TB, each int, sections ...string) *chain {
 	t.Helper()
 	dir := t.TempDir()
 	c := &chain{targets: filepath.Join(dir, "targets"), inbox: openInbox(t)}
@@ -61,17 +64,17 @@ func startChain(t testing.TB, each int) *chain {
 	}
 	alerts, rules := scaledRules(t, dir, "alerts.yml")
 	recording, _ := scaledRules(t, dir, "recording.yml")
-	c.rules = rules
+	c.rules, c.ruleFiles = rules, []string{alerts, recording}
 
-	routing := filepath.Join(dir, "alertmanager.yml")
-	writeFile(t, routing, scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
+	c.routing = filepath.Join(dir, "alertmanager.yml")
+	writeFile(t, c.routing, scaledRouting(t, c.inbox.smtp, c.inbox.hooks))
 	var gossip, alertmanagers []string
 	for range each {
 		gossip = append(gossip, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
 		alertmanagers = append(alertmanagers, fmt.Sprintf("127.0.0.1:%d", freePort(t)))
 	}
 	for i, address := range alertmanagers {
-		args := []string{"--config.file=" + routing, "--storage.path=" + filepath.Join(dir, fmt.Sprint("alertmanager", i)), "--web.listen-address=" + address, "--log.level=warn"}
+		args := []string{"--config.file=" + c.routing, "--storage.path=" + filepath.Join(dir, fmt.Sprint("alertmanager", i)), "--web.listen-address=" + address, "--log.level=warn"}
 		if each == 1 {
 			args = append(args, "--cluster.listen-address=")
 		} else {
@@ -94,9 +97,10 @@ alerting:
 scrape_configs:
   - job_name: niodoo
     file_sd_configs: [{files: ["%s/*.json"], refresh_interval: 5s}]
-`, scrapeEvery, evaluateEach, i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets))
+%s`, scrapeEvery, evaluateEach, i, alerts, recording, strings.Join(alertmanagers, `", "`), c.targets, strings.Join(sections, "")))
 		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-		c.serve(t, "prometheus", address, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, fmt.Sprint("data", i)), "--web.listen-address="+address, "--log.level=warn")
+		c.serve(t, "prometheus", address, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, fmt.Sprint("data", i)), "--web.listen-address="+address, "--log.level=warn",
+			"--rules.alert.resend-delay="+scaledText(t, "1m"))
 	}
 	c.alertmanager, c.prometheus = c.servers[0].url, c.servers[each].url
 	return c

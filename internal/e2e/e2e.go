@@ -29,13 +29,19 @@ const patience = 60 * time.Second
 // Await waits until cond holds and fails the test if it does not in time.
 func Await(t testing.TB, what string, cond func() error) {
 	t.Helper()
+	awaitFor(t, patience, what, cond)
+}
+
+// awaitFor is Await with another bound.
+func awaitFor(t testing.TB, bound time.Duration, what string, cond func() error) {
+	t.Helper()
 	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = cond(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("waited %s in vain until %s: %v", patience, what, err)
+	t.Fatalf("waited %s in vain until %s: %v", bound, what, err)
 }
 
 // Root returns the repository's root.

@@ -33,7 +33,7 @@ type proof struct {
 
 	// onset is how long the fault takes until there is something to see.
 	onset time.Duration
-	// quiet is for how long the stack must have been well before it.
+	// quiet is for how long the stack must have been well before it; 0 is usually.
 	quiet time.Duration
 	flags string // further ones of niodoo_sim demo
 	short bool   // part of the version for every build

@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"html"
 	"maps"
@@ -39,11 +40,6 @@ const slack = 30 * time.Second
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	full := os.Getenv(fullEnv) == "full"
-	only := regexp.MustCompile(os.Getenv(onlyEnv))
-	lanes := 6
-	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
-		lanes = n
-	}
 	sim, exporter := Build(t, "niodoo_sim"), Build(t, "niodoo_exporter")
 	c := startChain(t, 1)
 
@@ -51,19 +47,8 @@ func TestMatrix(t *testing.T) {
 	well := startStack(t, sim, exporter, "--machine")
 	c.watch(t, "well", well.exporter)
 
-	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}}
-	var todo []proof
-	for _, p := range matrix {
-		if (full || p.short) && only.MatchString(p.faults) {
-			todo = append(todo, p)
-		}
-	}
-	// Detection is timed, and a busy machine is late: what fails is tried once
-	// more with fewer beside it. The table says how often each was tried.
-	again := m.all(todo, lanes, 1)
-	for _, p := range m.all(again, max(1, lanes/4), 2) {
-		t.Errorf("%s: %s", p.faults, strings.Join(m.results[p.faults].Failures, "; "))
-	}
+	m := &run{T: t, chain: c, sim: sim, exporter: exporter, full: full, results: map[string]result{}, follow: (*trial).run, table: os.Getenv(matrixEnv)}
+	m.prove(slices.DeleteFunc(slices.Clone(matrix), func(p proof) bool { return !full && !p.short }), 6)
 	for _, n := range c.inbox.about("well") {
 		t.Errorf("the stack that is well was in the news: %+v", n)
 	}
@@ -100,9 +85,28 @@ type run struct {
 	chain         *chain
 	sim, exporter string
 	full          bool
+	follow        func(*trial) // what is done with a stack
+	table         string       // where the table is written, without its ending; "" is nowhere
+	atOnce        bool         // every stack at once: none need be forgotten for the next
 
 	mu      sync.Mutex
 	results map[string]result
+}
+
+// prove tries proofs, so many at a time, or as many and those that the
+// environment says. Detection is timed, and a busy machine is late: what fails is
+// tried once more with fewer beside it. The table says how often each was tried.
+func (m *run) prove(todo []proof, lanes int) {
+	m.Helper()
+	only := regexp.MustCompile(os.Getenv(onlyEnv))
+	todo = slices.DeleteFunc(todo, func(p proof) bool { return !only.MatchString(p.faults) })
+	if n, err := strconv.Atoi(os.Getenv(lanesEnv)); err == nil {
+		lanes = n
+	}
+	again := m.all(todo, lanes, 1)
+	for _, p := range m.all(again, max(1, lanes/4), 2) {
+		m.Errorf("%s: %s", p.faults, strings.Join(m.results[p.faults].Failures, "; "))
+	}
 }
 
 // all tries proofs, so many at a time, and returns those that failed.
@@ -130,15 +134,15 @@ func (m *run) all(todo []proof, lanes, attempt int) []proof {
 
 // write writes the table, if one is asked for. The caller holds the lock.
 func (m *run) write() {
-	if path := os.Getenv(matrixEnv); path != "" {
-		writeMatrix(m.T, path, slices.Collect(maps.Values(m.results)))
+	if m.table != "" {
+		writeMatrix(m.T, m.table, slices.Collect(maps.Values(m.results)))
 	}
 }
 
 // try tries a proof in a goroutine of its own, which a fatal failure ends.
 func (m *run) try(p proof, attempt int) result {
 	began := time.Now()
-	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, instance: p.name(),
+	r := &trial{T: m.T, chain: m.chain, proof: p, full: m.full, atOnce: m.atOnce, instance: p.name(),
 		result: result{Fault: p.faults, Expected: strings.Fields(p.fires), Attempts: attempt}}
 	if attempt > 1 {
 		r.instance += fmt.Sprint("-", attempt)
@@ -146,7 +150,8 @@ func (m *run) try(p proof, attempt int) result {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.run(m.sim, m.exporter)
+		defer r.begin(m.sim, m.exporter)()
+		m.follow(r)
 	}()
 	<-done
 	r.result.OK = len(r.result.Failures) == 0
@@ -161,6 +166,7 @@ type trial struct {
 	chain    *chain
 	proof    proof
 	full     bool
+	atOnce   bool
 	instance string
 	stack    *stack
 	injected time.Time
@@ -186,33 +192,55 @@ func (r *trial) Fatal(args ...any) { r.Fatalf("%s", fmt.Sprint(args...)) }
 
 func (r *trial) Failed() bool { return len(r.result.Failures) > 0 }
 
-func (r *trial) run(sim, exporter string) {
+// begin starts the stack and waits until it has been well for a while. The
+// function it returns ends it.
+func (r *trial) begin(sim, exporter string) (end func()) {
 	// The machine is simulated: the true one is busy with us.
 	flags := append([]string{"--machine"}, strings.Fields(r.proof.flags)...)
 	if !strings.Contains(r.proof.faults, "postgresql") && !strings.Contains(r.proof.faults, "redis") {
 		flags = append(flags, "--no-databases")
 	}
 	r.stack = startStack(r, sim, exporter, flags...)
-	instance := r.instance
-	r.chain.watch(r, instance, r.stack.exporter)
-	defer func() {
-		r.chain.forget(r, instance)
+	r.chain.watch(r, r.instance, r.stack.exporter)
+	end = func() {
+		if !r.atOnce {
+			r.chain.forget(r, r.instance)
+		}
 		r.stack.end()
+	}
+	settled := false
+	defer func() {
+		if !settled {
+			end()
+		}
 	}()
-	r.settle(instance)
+	r.settle(r.instance)
+	settled = true
+	return end
+}
 
-	faults := strings.Fields(r.proof.faults)
-	for _, f := range faults {
+// inject and lift change what is wrong with the stack.
+func (r *trial) inject() {
+	for f := range strings.FieldsSeq(r.proof.faults) {
 		r.stack.inject(r, f)
 	}
 	r.injected = time.Now()
-	expected := strings.Fields(r.proof.fires)
-	r.awaitTold(instance, expected)
-	r.awaitInhibited(instance)
-	for _, f := range faults {
+}
+
+func (r *trial) lift() (lifted time.Time) {
+	for f := range strings.FieldsSeq(r.proof.faults) {
 		r.stack.lift(r, f)
 	}
-	lifted := time.Now()
+	return time.Now()
+}
+
+// run follows the faults to those who are told.
+func (r *trial) run() {
+	instance, expected := r.instance, strings.Fields(r.proof.fires)
+	r.inject()
+	r.awaitTold(instance, expected)
+	r.awaitInhibited(instance)
+	lifted := r.lift()
 	r.awaitResolved(instance, expected)
 	r.result.Resolved = time.Since(lifted).Seconds()
 	r.judge(instance, expected)
@@ -221,7 +249,7 @@ func (r *trial) run(sim, exporter string) {
 
 // settle waits until the stack has been well for as long as it must have been.
 func (r *trial) settle(instance string) {
-	quiet := max(r.proof.quiet, usually)
+	quiet := cmp.Or(r.proof.quiet, usually)
 	if strings.HasPrefix(r.proof.faults, "gpu") {
 		quiet = max(quiet, gpuPace+5*time.Second)
 	}
