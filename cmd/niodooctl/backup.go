@@ -25,7 +25,7 @@ func init() {
 		name: "backup create",
 		help: "Make a backup of PostgreSQL, Redis, Qdrant, the models' list and the directories.\n\n" +
 			"Daily, --full and --archive make the same backup and say how long prune keeps it. Where several are due at the same time, the highest is made and the others step aside. " +
-			"It exits 1 if something is missing in it, or it could not be copied, and 2 if there is no backup.",
+			"It exits 1 if something is missing in it, a table that had rows has none any more, or it could not be copied, and 2 if there is no backup.",
 		setup: func(c *kingpin.CmdClause) action {
 			f := &createFlags{}
 			c.Flag("daily", "Make the daily one, which it does without a flag too.").Bool()
@@ -116,8 +116,11 @@ type created struct {
 	Reason   string           `json:"reason,omitempty"`
 	Estimate *source.Estimate `json:"estimate,omitempty"`
 	Backup   *backup.Summary  `json:"backup,omitempty"`
-	Copied   *backup.Check    `json:"copied,omitempty"`
-	Verified *backup.Check    `json:"verified,omitempty"`
+	// Fallen are tables that have lost most of their rows since Previous.
+	Fallen   []backup.Fall `json:"fallen,omitempty"`
+	Previous string        `json:"previous,omitempty"`
+	Copied   *backup.Check `json:"copied,omitempty"`
+	Verified *backup.Check `json:"verified,omitempty"`
 }
 
 func (f *createFlags) run(ctx context.Context, e *env) error {
@@ -139,7 +142,8 @@ func (f *createFlags) run(ctx context.Context, e *env) error {
 	if reason := backup.StepAside(f.class(), all, e.cfg.Backup.Schedule, e.now()); reason != "" && !f.force {
 		return f.aside(e, reason)
 	}
-	estimate, err := source.NewEstimate(ctx, e.cfg, newestSummary(all))
+	previous := newestSummary(all)
+	estimate, err := source.NewEstimate(ctx, e.cfg, previous)
 	if err != nil {
 		return failingError(err)
 	}
@@ -164,6 +168,20 @@ func (f *createFlags) run(ctx context.Context, e *env) error {
 	v := opstate.Well
 	if len(s.Skipped)+len(s.Warnings) > 0 {
 		v = opstate.Warning
+	}
+	if previous != nil {
+		// A list has no rows.
+		before, err := backup.ReadManifest(dir, previous.Name, nil)
+		if err != nil {
+			fmt.Fprintf(e.stderr, "niodooctl: the rows are not compared with those of the backup before: %v\n", err)
+			v = opstate.Warning
+		}
+		c.Previous, c.Fallen = previous.Name, backup.Fallen(before, s)
+	}
+	for _, fall := range c.Fallen {
+		if fall.Now == 0 {
+			v = opstate.Warning
+		}
 	}
 	if f.verify {
 		if c.Verified, err = e.verifyOne(ctx, s, true); err != nil {
@@ -285,6 +303,13 @@ func (f *createFlags) print(e *env, c created, v opstate.Verdict) error {
 		}
 		for _, w := range s.Warnings {
 			e.printf("%s %s\n", e.coloured(opstate.Warning, "warning"), w)
+		}
+		for _, fall := range c.Fallen {
+			is := fmt.Sprintf("has %d rows", fall.Now)
+			if fall.Gone {
+				is = "is gone"
+			}
+			e.printf("%s %s %s; in %s it had %d\n", e.coloured(opstate.Warning, "fallen"), fall.Name, is, c.Previous, fall.Before)
 		}
 		e.printCheck("verified", c.Verified)
 		e.printCheck("copied", c.Copied)

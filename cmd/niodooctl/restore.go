@@ -49,7 +49,7 @@ func init() {
 	register(spec{
 		name: "backup drill",
 		help: "Prove a backup: restore it to scratch servers, and compare rows, keys and files.\n\n" +
-			"PostgreSQL is started as an unprivileged user on a socket of its own; nothing of production is touched or asked. " +
+			"PostgreSQL is started as an unprivileged user on a socket of its own, Qdrant on a loopback port if its program is here; nothing of production is touched or asked. " +
 			"It exits 0 if the backup is proven, 1 if it is but for what could not be tried here or the recovery took over 30 minutes, " +
 			"2 if what came out is not what went in, and 3 if that could not be found out.",
 		setup: func(c *kingpin.CmdClause) action {
@@ -384,7 +384,8 @@ func (f *drillFlags) print(e *env, d drilled) error {
 	for _, c := range []struct {
 		n    int64
 		what string
-	}{{int64(d.Tables), "tables with " + strconv.FormatInt(d.Rows, 10) + " rows"}, {d.Keys, "keys of Redis"}, {d.Files, "files, " + sizeText(d.Bytes)}} {
+	}{{int64(d.Tables), "tables with " + strconv.FormatInt(d.Rows, 10) + " rows"}, {d.Keys, "keys of Redis"},
+		{int64(d.Snapshots), "snapshots of Qdrant"}, {d.Points, "points of Qdrant"}, {d.Files, "files, " + sizeText(d.Bytes)}} {
 		if c.n > 0 {
 			e.printf("  compared     %d %s\n", c.n, c.what)
 		}

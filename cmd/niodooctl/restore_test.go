@@ -421,3 +421,37 @@ func TestUnits(t *testing.T) {
 	}
 	t.Logf("systemd-analyze verify: %v", err)
 }
+
+// A table that has lost its rows is named, and one that has none at all is
+// something to look at.
+func TestBackupFallen(t *testing.T) {
+	t.Parallel()
+	v, _, pg := newRestoreVault(t)
+	first := v.only().Name
+	exec := func(sql string) {
+		t.Helper()
+		if err := pg.ExecIn(t.Context(), "niodoo", sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("DELETE FROM events WHERE i > 20; CREATE TABLE note AS SELECT 1 AS n")
+	out, _ := v.run(exitWell, "backup", "create")
+	if !strings.Contains(out, "fallen public.events has 20 rows; in "+first+" it had 100\n") {
+		t.Errorf("most rows are gone:\n%s", out)
+	}
+	exec("TRUNCATE events; DROP TABLE note")
+	out, _ = v.run(exitWarning, "backup", "create", "--quiet")
+	if !strings.Contains(out, "public.events has 0 rows; ") || !strings.Contains(out, "public.note is gone; ") || !strings.Contains(out, "it had 1\n") {
+		t.Errorf("all rows are gone:\n%s", out)
+	}
+	exec("INSERT INTO events VALUES (1)")
+	v.run(exitWell, "backup", "create")
+	exec("TRUNCATE events")
+	out, _ = v.run(exitWarning, "backup", "create", "-o", "json")
+	for _, say := range []string{`"fallen": [`, `"name": "public.events"`, `"before": 1`, `"now": 0`, `"previous": "niodoo_backup_`} {
+		if !strings.Contains(out, say) {
+			t.Errorf("%s is missing:\n%s", say, out)
+		}
+	}
+	v.run(exitWell, "backup", "create") // it is known
+}

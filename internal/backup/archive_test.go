@@ -74,13 +74,13 @@ func archive(t testing.TB, dir string, all []member, recipients ...age.Recipient
 	if len(recipients) > 0 {
 		s.Encryption = &Encryption{Method: "age", Recipients: []string{"test"}}
 	}
-	var entries []Entry
+	var w *ArchiveWriter
 	err := atomicfile.Create(ArchivePath(dir, s.Name, s.Encryption != nil), 0o600, func(f io.Writer) error {
-		w, err := NewArchiveWriter(f, recipients...)
-		if err != nil {
+		var err error
+		if w, err = NewArchiveWriter(f, recipients...); err != nil {
 			return err
 		}
-		defer w.Close()
+		w.Dir = dir
 		for _, m := range all {
 			h := m.header
 			if m.stream {
@@ -92,14 +92,13 @@ func archive(t testing.TB, dir string, all []member, recipients ...age.Recipient
 				return err
 			}
 		}
-		entries = w.Entries()
 		s, err = w.Finish(s)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteManifest(dir, s, slices.Values(entries)); err != nil {
+	if err := errors.Join(w.WriteManifest(dir, s), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -313,7 +312,7 @@ func TestAddFillsUp(t *testing.T) {
 		if s, err = w.Finish(s); err != nil {
 			return err
 		}
-		return WriteManifest(dir, s, slices.Values(w.Entries()))
+		return w.WriteManifest(dir, s)
 	}); err != nil {
 		t.Fatal(err)
 	}

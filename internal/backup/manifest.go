@@ -108,6 +108,8 @@ type Summary struct {
 	// Rows counts what is restored row by row: by source ("postgresql", "redis",
 	// "qdrant") and by table, database or collection in it.
 	Rows map[string]map[string]Rows `json:"rows,omitempty"`
+	// Collections are those of Qdrant whose snapshots are in the backup.
+	Collections map[string]Collection `json:"collections,omitempty"`
 	// Versions of the programs and servers involved; Images and Models are digests by name.
 	Versions map[string]string `json:"versions,omitempty"`
 	Images   map[string]string `json:"images,omitempty"`
@@ -136,6 +138,15 @@ type Encryption struct {
 type Rows struct {
 	Count int64  `json:"count"`
 	Sum   string `json:"sum,omitempty"`
+}
+
+// Collection is what Qdrant said of a collection and of the snapshot of it.
+type Collection struct {
+	// Vectors are the dimensions of its vectors by their name; "" is the one
+	// without. Sparse vectors have none.
+	Vectors map[string]int64 `json:"vectors,omitempty"`
+	// SHA256 is the snapshot's, "" where Qdrant gave none.
+	SHA256 string `json:"snapshot_sha256,omitempty"`
 }
 
 // Skipped is something left out, and why.
@@ -254,6 +265,11 @@ const (
 
 // Encode writes a manifest. It sets the version.
 func Encode(w io.Writer, s Summary, entries iter.Seq[Entry]) error {
+	return encodeLines(w, s, entryLines(entries))
+}
+
+// encodeLines is Encode with entries that are lines already.
+func encodeLines(w io.Writer, s Summary, lines iter.Seq2[[]byte, error]) error {
 	s.Version = Version
 	s.Started = s.Started.UTC()
 	if err := s.validate(); err != nil {
@@ -271,16 +287,12 @@ func Encode(w io.Writer, s Summary, entries iter.Seq[Entry]) error {
 		return err
 	}
 	separator := ""
-	for e := range entries {
-		if err := e.validate(); err != nil {
-			return fmt.Errorf("manifest: %w", err)
-		}
-		line, err := json.Marshal(e)
+	for line, err := range lines {
 		if err != nil {
-			return fmt.Errorf("manifest: %w", err)
+			return err
 		}
-		if len(line)+16 > maxLineSize || sealed.written+int64(len(line)) > MaxManifestSize-maxLineSize {
-			return fmt.Errorf("manifest: the entry %.100q makes it %w", e.Name, ErrTooLarge)
+		if sealed.written+int64(len(line)) > MaxManifestSize-maxLineSize {
+			return fmt.Errorf("manifest: the entry %.100q makes it %w", line, ErrTooLarge)
 		}
 		if _, err := fmt.Fprintf(sealed, "%s    %s", separator, line); err != nil {
 			return err
@@ -438,10 +450,14 @@ func (l *lineReader) seal() error {
 // WriteManifest commits a backup: its archive must be in place. A manifest
 // that is there already stays, and the error is [os.ErrExist].
 func WriteManifest(dir string, s Summary, entries iter.Seq[Entry]) error {
+	return writeManifest(dir, s, entryLines(entries))
+}
+
+func writeManifest(dir string, s Summary, lines iter.Seq2[[]byte, error]) error {
 	if s.Archive == nil {
 		return errors.New("manifest: the archive is missing")
 	}
-	return atomicfile.Create(ManifestPath(dir, s.Name), 0o644, func(w io.Writer) error { return Encode(w, s, entries) })
+	return atomicfile.Create(ManifestPath(dir, s.Name), 0o644, func(w io.Writer) error { return encodeLines(w, s, lines) })
 }
 
 // ReadManifest reads the manifest of a backup; entry may be nil (see [Decode]).

@@ -305,7 +305,7 @@ func (s *Scanner) native(stamp string, f *files, now time.Time) (Backup, bool, e
 
 	m, err := remember(s, filepath.Join(s.dir, f.manifest.Name()), keyOf(f.manifest), func() (Summary, error) {
 		m, err := ReadManifest(s.dir, b.Name, nil)
-		m.Rows, m.Versions, m.Images, m.Models = nil, nil, nil, nil
+		m.Rows, m.Collections, m.Versions, m.Images, m.Models = nil, nil, nil, nil, nil
 		return m, err
 	})
 	switch {

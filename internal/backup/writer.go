@@ -17,7 +17,6 @@ import (
 	"hash"
 	"io"
 	"os"
-	"slices"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -75,9 +74,11 @@ type ArchiveWriter struct {
 	pool    chan *frame
 	frames  *frames
 	buf     []byte
-	entries []Entry
+	entries entryList
 	content int64
 	closed  bool
+	// Dir is where entries wait for the manifest; "" is the system's temporary directory.
+	Dir string
 	// Progress is told of every piece of content, also by several goroutines at a time.
 	Progress func(bytes int64)
 }
@@ -179,11 +180,13 @@ func (w *ArchiveWriter) counter() io.Writer {
 func (w *ArchiveWriter) note(e Entry, note string) {
 	e.Note = note
 	w.content += e.Bytes
-	w.entries = append(w.entries, e)
+	if err := w.entries.add(w.Dir, e); err != nil {
+		w.failure.CompareAndSwap(nil, &err)
+	}
 }
 
 // Annotate sets the note of the member that was added last.
-func (w *ArchiveWriter) Annotate(note string) { w.entries[len(w.entries)-1].Note = note }
+func (w *ArchiveWriter) Annotate(note string) { w.entries.last.Note = note }
 
 // AddStream writes a member whose length nobody knows before its end: it is
 // spooled, see [ArchiveWriter.Spool], and added.
@@ -257,22 +260,27 @@ func memberHeader(name string, size int64, at time.Time) *tar.Header {
 	return &tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o600, ModTime: at}
 }
 
-// Entries returns the entries of the members so far.
-func (w *ArchiveWriter) Entries() []Entry { return w.entries }
+// WriteManifest is [WriteManifest] with the entries of the members.
+func (w *ArchiveWriter) WriteManifest(dir string, s Summary) error {
+	return writeManifest(dir, s, w.entries.lines())
+}
 
 // Finish writes the manifest as the last member and the end of the archive. It
 // returns s with the size of the content and the file.
 func (w *ArchiveWriter) Finish(s Summary) (Summary, error) {
+	if err := w.Failed(); err != nil {
+		return s, err
+	}
 	s.Archive, s.ContentBytes = nil, w.content
 	// The first time only the length is wanted: a manifest may be large.
 	var size int64
-	if err := Encode(writerFunc(func(p []byte) (int, error) { size += int64(len(p)); return len(p), nil }), s, slices.Values(w.entries)); err != nil {
+	if err := encodeLines(writerFunc(func(p []byte) (int, error) { size += int64(len(p)); return len(p), nil }), s, w.entries.lines()); err != nil {
 		return s, err
 	}
 	if err := w.header(memberHeader(ManifestMember, size, s.Started)); err != nil {
 		return s, err
 	}
-	if err := Encode(w.frames, s, slices.Values(w.entries)); err != nil {
+	if err := encodeLines(w.frames, s, w.entries.lines()); err != nil {
 		return s, err
 	}
 	if err := w.pad(size); err != nil {
@@ -281,7 +289,7 @@ func (w *ArchiveWriter) Finish(s Summary) (Summary, error) {
 	if _, err := w.frames.Write(zeroes[:2*tarBlock]); err != nil {
 		return s, err
 	}
-	if err := w.Close(); err != nil {
+	if err := w.end(); err != nil {
 		return s, err
 	}
 	file := s.Name + archiveSuffix
@@ -292,8 +300,12 @@ func (w *ArchiveWriter) Finish(s Summary) (Summary, error) {
 	return s, nil
 }
 
-// Close ends the goroutines; without [ArchiveWriter.Finish] the archive is not whole.
-func (w *ArchiveWriter) Close() error {
+// Close ends the goroutines and forgets the entries; without
+// [ArchiveWriter.Finish] the archive is not whole.
+func (w *ArchiveWriter) Close() error { return errors.Join(w.end(), w.entries.close()) }
+
+// end ends the stream.
+func (w *ArchiveWriter) end() error {
 	if w.closed {
 		return nil
 	}

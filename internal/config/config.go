@@ -282,6 +282,8 @@ type Backup struct {
 	Copy Command `yaml:"copy"`
 	// PGDump is pg_dump's path, or container:NAME for the one in that container.
 	PGDump string `yaml:"pg_dump"`
+	// QdrantProgram is the path of a Qdrant server's program, for the drill.
+	QdrantProgram string `yaml:"qdrant_program"`
 	// User and PasswordFile are of the role that may read everything;
 	// postgresql.user and its password by default.
 	User         string     `yaml:"user"`
@@ -446,6 +448,8 @@ type Maintenance struct {
 	// without any.
 	LogDirectories []string       `yaml:"log_directories"`
 	LogRetention   model.Duration `yaml:"log_retention"`
+	// IncidentRetention is how long a closed incident's timeline and evidence are kept.
+	IncidentRetention model.Duration `yaml:"incident_retention"`
 	// ReportDirectory is where reports are written; "" is reports in
 	// operations.state_dir.
 	ReportDirectory string `yaml:"report_directory"`
@@ -656,13 +660,13 @@ func Default() *Config {
 			GPU: GPU{NVIDIASMI: "nvidia-smi", SysFS: "/sys", Interval: duration(15 * time.Second)},
 			Logs: Logs{Paths: []string{"/opt/niodoo/logs/*.log"},
 				Exclude: []string{"health_monitor.log", "incident_*.log"}},
-			Backup:     Backup{Directory: "/opt/niodoo/backups", MaxAge: duration(26 * time.Hour), PGDump: "pg_dump"},
+			Backup:     Backup{Directory: "/opt/niodoo/backups", MaxAge: duration(26 * time.Hour), PGDump: "pg_dump", QdrantProgram: "qdrant"},
 			Operations: Operations{StateDir: "/var/lib/niodoo"},
 		},
 		Incident: Incident{Timeout: duration(30 * time.Second), Recovery: duration(time.Minute),
 			Listen: IncidentListen{Address: "localhost:10647", MaxOpen: 500, Quiet: duration(5 * time.Minute), Interval: duration(15 * time.Second)}},
 		Maintenance: Maintenance{LockTimeout: duration(5 * time.Second), LongTransaction: duration(5 * time.Minute),
-			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour)},
+			BloatMinBytes: 100 << 20, BloatMaxDensity: 0.5, LogRetention: duration(30 * 24 * time.Hour), IncidentRetention: duration(365 * 24 * time.Hour)},
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/common/model"
 )
 
 // MaintenanceSteps are the names of the plan's steps.
@@ -97,8 +99,13 @@ func (d *decoder) maintenance() {
 		d.paths("maintenance.data_directory", c.DataDirectory)
 	}
 	d.paths("maintenance.log_directories", c.LogDirectories...)
-	if c.LogRetention < duration(minRetention) {
-		d.errorf("maintenance.log_retention", "is %s; at least %s are kept", c.LogRetention, duration(minRetention))
+	for _, r := range []struct {
+		key  string
+		keep model.Duration
+	}{{"log_retention", c.LogRetention}, {"incident_retention", c.IncidentRetention}} {
+		if r.keep < duration(minRetention) {
+			d.errorf("maintenance."+r.key, "is %s; at least %s are kept", r.keep, duration(minRetention))
+		}
 	}
 	if c.ReportDirectory != "" {
 		d.paths("maintenance.report_directory", c.ReportDirectory)

@@ -124,6 +124,9 @@ func (d *decoder) backup(b Backup) {
 	case b.PGDump == "", !ok && !filepath.IsAbs(b.PGDump) && strings.Contains(b.PGDump, "/"):
 		d.errorf("backup.pg_dump", "%q: write pg_dump, its absolute path, or container:NAME", b.PGDump)
 	}
+	if b.QdrantProgram == "" || !filepath.IsAbs(b.QdrantProgram) && strings.Contains(b.QdrantProgram, "/") {
+		d.errorf("backup.qdrant_program", "%q: write qdrant or its absolute path", b.QdrantProgram)
+	}
 	for i, name := range b.Databases {
 		if name == "" || strings.ContainsAny(name, "/\x00") {
 			d.errorf("backup.databases["+strconv.Itoa(i)+"]", "%q cannot be backed up under this name", name)

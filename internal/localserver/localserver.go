@@ -45,6 +45,7 @@ type launch struct {
 	args  []string
 	dir   string
 	owner *syscall.Credential // nil: as we are
+	env   []string            // nil: ours
 	ready func(context.Context) error
 }
 
@@ -53,7 +54,7 @@ type launch struct {
 func start(ctx context.Context, l launch) (*Process, error) {
 	p := &Process{out: &tail{}}
 	p.cmd = exec.Command(l.path, l.args...)
-	p.cmd.Dir = l.dir
+	p.cmd.Dir, p.cmd.Env = l.dir, l.env
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.WaitDelay = 10 * time.Second // its children may hold its output open
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: l.owner}

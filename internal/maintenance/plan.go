@@ -85,7 +85,7 @@ var Steps = []Step{
 	{Name: "capacity_sample", Plan: Daily, Does: "remember today's use for the capacity plan", Limit: 5 * time.Minute,
 		command: []string{"capacity"}, finds: true, silent: true},
 	{Name: "vacuum", Plan: Daily, Does: "VACUUM (ANALYZE) every table", Limit: time.Hour, Loads: true, own: vacuum},
-	{Name: "log_retention", Plan: Daily, Does: "remove rotated logs and reports past their time", Limit: 10 * time.Minute, own: retention},
+	{Name: "log_retention", Plan: Daily, Does: "remove rotated logs, reports and closed incidents past their time", Limit: 10 * time.Minute, own: retention},
 
 	{Name: "full_backup", Plan: Weekly, Does: "make a full backup and read it back", Limit: 3 * time.Hour,
 		command: []string{"backup", "create", "--full", "--verify"}},

@@ -21,6 +21,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/humanize"
+	"github.com/niodoo/niodoo_exporter/internal/incident"
 	"github.com/niodoo/niodoo_exporter/internal/logscan"
 )
 
@@ -134,6 +135,21 @@ func rotatedToday(cfg *config.Config, now time.Time) ([]string, error) {
 }
 
 func retention(ctx context.Context, j *job) (outcome, error) {
+	o, err := pastLogs(ctx, j)
+	past, pruneErr := incident.Store{Dir: j.Config.Operations.StateDir}.Prune(ctx, j.Now().Add(-time.Duration(j.Config.Maintenance.IncidentRetention)), j.DryRun)
+	var size int64
+	for _, p := range past {
+		j.would("removed", "remove", "%s, closed %s, %s", p.ID, p.Closed.Format(time.DateOnly), humanize.Value(humanize.Bytes, float64(p.Bytes)))
+		size += p.Bytes
+	}
+	if len(past) > 0 {
+		o.detail += fmt.Sprintf("; %d incidents, %s", len(past), humanize.Value(humanize.Bytes, float64(size)))
+	}
+	return o, errors.Join(err, pruneErr)
+}
+
+// pastLogs removes the logs and reports whose time is over.
+func pastLogs(ctx context.Context, j *job) (outcome, error) {
 	dirs, err := logDirectories(j.Config)
 	if err != nil {
 		return outcome{}, err

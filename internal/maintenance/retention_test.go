@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/incident"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
 )
 
@@ -108,15 +109,29 @@ func TestRetention(t *testing.T) {
 	made(t, filepath.Join(reports, "log_analysis_20260101.txt"), 300)
 	made(t, filepath.Join(reports, "log_analysis_20261124.txt"), 1)
 	before := names(t, dir)
+	incidents := incident.Store{Dir: cfg.Operations.StateDir}
+	if err := incidents.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	for _, days := range []int{364, 366} {
+		at := time.Now().Add(-time.Duration(days) * 24 * time.Hour)
+		id, err := incidents.Open(t.Context(), incident.New{Priority: "P1", Title: "it is down", By: "me", At: at})
+		if err == nil {
+			err = incidents.Close(t.Context(), id, "me", "over", at, at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 
 	s := step(t, cfg, retention, dry)
-	wants(t, s, opstate.StepOK, "would remove "+filepath.Join(dir, "a.log.3.gz"), "open.log.2 is open in process", "(tail)")
+	wants(t, s, opstate.StepOK, "would remove "+filepath.Join(dir, "a.log.3.gz"), "open.log.2 is open in process", "(tail)", "would remove INC-")
 	if got := names(t, dir); !slices.Equal(got, before) {
 		t.Fatalf("the dry run left %q", got)
 	}
 
 	s = step(t, cfg, retention)
-	wants(t, s, opstate.StepOK, "7 files", "older than 30d", "open.log.2 is open in process")
+	wants(t, s, opstate.StepOK, "1 incidents", "7 files", "older than 30d", "open.log.2 is open in process")
 	if !s.Finding {
 		t.Error("an old file that is open is nothing to look at")
 	}

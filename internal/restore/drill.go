@@ -16,6 +16,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -40,12 +41,20 @@ const (
 	drillPrefix = "niodoo-drill-"
 	// maxDifferences bounds what is listed.
 	maxDifferences = 50
-	// databaseFactor is how much room a database takes per byte of its dump,
-	// indexes and the write-ahead log included.
-	databaseFactor = 3
 	// maxSocketPath is the most that the system allows for a socket's path.
 	maxSocketPath = 107
 )
+
+// serverRoom is how much room a server takes per byte of what it restores: a
+// database with its indexes and the write-ahead log; a snapshot that is received,
+// unpacked and put in place, where there is the program for it.
+func serverRoom(b config.Backup) map[string]int64 {
+	room := map[string]int64{backup.PostgreSQLDir: 3}
+	if _, err := exec.LookPath(b.QdrantProgram); err == nil {
+		room[backup.QdrantDir] = 3
+	}
+	return room
+}
 
 // ErrNoProgram says that a program of a server is not on this machine.
 var ErrNoProgram = errors.New("not on this machine")
@@ -70,8 +79,12 @@ type Report struct {
 	Tables int   `json:"tables"`
 	Rows   int64 `json:"rows"`
 	Keys   int64 `json:"keys"`
-	Files  int64 `json:"files"`
-	Bytes  int64 `json:"file_bytes"`
+	// Snapshots of Qdrant were read; Points are those of the collections that a
+	// Qdrant recovered from them.
+	Snapshots int   `json:"snapshots"`
+	Points    int64 `json:"points"`
+	Files     int64 `json:"files"`
+	Bytes     int64 `json:"file_bytes"`
 	// Differences are where what was restored is not what was backed up.
 	Differences []string `json:"differences"`
 	// NotDrilled is what is in the backup and was not restored, and why.
@@ -114,6 +127,8 @@ type drill struct {
 	pg       staged
 	rdb      staged
 	hasFiles bool
+	// snapshots are Qdrant's.
+	snapshots staged
 	// links are the hard links: their content stands under another name.
 	links map[string]bool
 }
@@ -151,6 +166,7 @@ func Drill(ctx context.Context, cfg *config.Config, b backup.Backup, o DrillOpti
 		{"verify and unpack", func() bool { return true }, d.unpack},
 		{PostgreSQL, func() bool { return len(d.pg.names)+len(d.summary.Rows[PostgreSQL]) > 0 }, d.postgresql},
 		{Redis, func() bool { return len(d.rdb.names) > 0 }, d.redis},
+		{Qdrant, func() bool { return len(d.snapshots.names) > 0 }, d.qdrant},
 		{Files, func() bool { return d.hasFiles }, d.files},
 	} {
 		if !p.in() {
@@ -171,11 +187,9 @@ func Drill(ctx context.Context, cfg *config.Config, b backup.Backup, o DrillOpti
 
 // begin makes the directory of the drill, if there is room for it.
 func (d *drill) begin() (unlock func(), err error) {
-	need := d.summary.ContentBytes
+	need, room := d.summary.ContentBytes, serverRoom(d.cfg.Backup)
 	_, err = backup.ReadManifest(d.cfg.Backup.Directory, d.summary.Name, func(e backup.Entry) error {
-		if strings.HasPrefix(e.Name, backup.PostgreSQLDir) {
-			need += databaseFactor * e.Bytes
-		}
+		need += room[path.Dir(e.Name)+"/"] * e.Bytes
 		return nil
 	})
 	if err != nil {
@@ -192,7 +206,7 @@ func (d *drill) begin() (unlock func(), err error) {
 		unlock()
 		return nil, err
 	}
-	d.pg.dir, d.rdb.dir = filepath.Join(d.dir, "dumps"), filepath.Join(d.dir, "redis")
+	d.pg.dir, d.rdb.dir, d.snapshots.dir = filepath.Join(d.dir, "dumps"), filepath.Join(d.dir, "redis"), filepath.Join(d.dir, "qdrant")
 	return unlock, nil
 }
 
@@ -204,7 +218,6 @@ func (d *drill) unpack(ctx context.Context) error {
 	}
 	defer d.tree.close()
 	from := native{d.cfg.Backup.Directory, d.summary.Name, d.opts.Identities, d.opts.Progress}
-	snapshots := 0
 	err = from.walk(ctx, func(h *tar.Header, r io.Reader) error {
 		switch {
 		case strings.HasPrefix(h.Name, backup.FilesDir):
@@ -220,16 +233,13 @@ func (d *drill) unpack(ctx context.Context) error {
 			d.rdb.expect(h.Name, h.Size)
 			return d.rdb.stage(h, r)
 		case strings.HasPrefix(h.Name, backup.QdrantDir):
-			snapshots++
+			d.snapshots.expect(h.Name, h.Size)
+			return d.snapshots.stage(h, r)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
-	}
-	if snapshots > 0 {
-		d.report.NotDrilled = append(d.report.NotDrilled,
-			fmt.Sprintf("Qdrant: its %d snapshots are whole, but no Qdrant was started with them", snapshots))
 	}
 	d.report.Notes = append(d.report.Notes, d.tree.notes...)
 	return d.tree.finish()

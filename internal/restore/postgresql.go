@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/niodoo/niodoo_exporter/internal/backup/source"
 )
@@ -37,7 +38,7 @@ var ErrRestore = errors.New("the dump cannot be restored")
 // surroundings are what PostgreSQL says when the machine is at fault and not
 // the dump: a full disk, an extension that is not installed, programs too old.
 var surroundings = regexp.MustCompile(`No space left on device|extension control file|extension ".*" is not available|could not (access|load library|open shared memory)|` +
-	`unsupported version|out of memory|terminating connection|server closed the connection|could not connect|connection to server|Cannot allocate memory`)
+	`unsupported version|out of memory|terminating connection|server closed the connection|could not connect|connection to server|Cannot allocate memory|[Tt]oo many open files`)
 
 // cannot says of a failure of pg_restore or psql that the dump is at fault, if it is.
 func cannot(ctx context.Context, err error) error {
@@ -51,8 +52,12 @@ func cannot(ctx context.Context, err error) error {
 }
 
 const (
-	// terminateWait bounds the wait for a session to end, in milliseconds.
-	terminateWait = 10000
+	// swapWithin bounds the wait for the sessions of a database to end. The server
+	// itself gives up after 5 s.
+	swapWithin = 20 * time.Second
+	// endEvery is how often they are told to.
+	endEvery      = 50 * time.Millisecond
+	objectInUse   = "55006"
 	maxIdentifier = 63
 )
 
@@ -314,54 +319,65 @@ func withoutGrantor(st statement) statement {
 
 // swap gives a restored database its name. A database that has that name is
 // kept under the one that is returned, "" if there was none.
+//
+// A rename locks the database's name against new sessions before it waits for
+// the old ones to end, which are ended meanwhile: so nothing has to be switched
+// off before and on again afterwards. The server does both renames or none,
+// whenever we are killed.
 func (s *server) swap(ctx context.Context, fresh, database string) (before string, err error) {
 	conn, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
 		return "", err
 	}
 	defer closeSession(conn)
-	rename := func(from, to string) string { return "ALTER DATABASE " + quote(from) + " RENAME TO " + quote(to) }
-	var allowed bool
-	err = conn.QueryRow(ctx, "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = $1", database).Scan(&allowed)
-	if errors.Is(err, pgx.ErrNoRows) {
+	rename := func(from, to string) string { return "ALTER DATABASE " + quote(from) + " RENAME TO " + quote(to) + ";" }
+	there, err := s.exists(ctx, database)
+	if err != nil {
+		return "", err
+	}
+	if !there {
 		_, err = conn.Exec(ctx, rename(fresh, database))
 		return "", err
 	}
-	if err != nil {
-		return "", err
-	}
 	before = s.derived(database, "before")
-	now := database // the old database's name
-	if _, err := conn.Exec(ctx, "ALTER DATABASE "+quote(now)+" WITH ALLOW_CONNECTIONS false"); err != nil {
-		return "", err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if allowed {
-			_, again := conn.Exec(ctx, "ALTER DATABASE "+quote(now)+" WITH ALLOW_CONNECTIONS true")
-			err = errors.Join(err, again)
+	// Statements that are sent together are one transaction.
+	renames := rename(database, before) + rename(fresh, database)
+	for deadline := time.Now().Add(swapWithin); ; {
+		err := s.renameWhileEnding(ctx, conn, renames, database, fresh)
+		busy, ok := errors.AsType[*pgconn.PgError](err)
+		if err == nil || !ok || busy.Code != objectInUse || time.Now().After(deadline) {
+			return before, err
 		}
-	}()
-	if _, err := conn.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid, $1) FROM pg_catalog.pg_stat_activity "+
-		"WHERE datname = $2 AND pid <> pg_catalog.pg_backend_pid()", terminateWait, database); err != nil {
-		return "", fmt.Errorf("ending the sessions of %q: %w", database, err)
 	}
-	tx, err := conn.Begin(ctx)
+}
+
+// renameWhileEnding renames databases and ends their sessions as long as that takes.
+func (s *server) renameWhileEnding(ctx context.Context, conn *pgx.Conn, renames string, databases ...string) error {
+	other, err := s.Connect(ctx, source.MaintenanceDatabase)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	for _, st := range []string{rename(database, before), rename(fresh, database)} {
-		if _, err := tx.Exec(ctx, st); err != nil {
-			return "", err
+	defer closeSession(other)
+	renamed := make(chan error, 1)
+	go func() {
+		_, err := conn.PgConn().Exec(ctx, renames).ReadAll()
+		renamed <- err
+	}()
+	var ending error
+	for {
+		if _, err := other.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity "+
+			"WHERE datname = ANY($1)", databases); err != nil {
+			ending = fmt.Errorf("ending the sessions: %w", err)
+		}
+		select {
+		case err := <-renamed:
+			if err != nil {
+				return errors.Join(err, ending)
+			}
+			return nil
+		case <-time.After(endEvery):
 		}
 	}
-	if err := tx.Commit(ctx); err != nil {
-		return "", err
-	}
-	now = before
-	return before, nil
 }
 
 // drop removes a database that was restored and is not wanted.

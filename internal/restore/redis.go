@@ -158,6 +158,11 @@ func (r redisServer) load(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer l.Close()
+	secured, err := r.plainReplication(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, secured(context.WithoutCancel(ctx))) }()
 	host, port, _ := net.SplitHostPort(l.Addr().String())
 	if err := r.Do(ctx, "REPLICAOF", host, port).Err(); err != nil {
 		return fmt.Errorf("redis: %w", err)
@@ -174,6 +179,28 @@ func (r redisServer) load(ctx context.Context, path string) (err error) {
 		return err
 	}
 	return r.persist(ctx)
+}
+
+// plainReplication has a server that is to follow its master over TLS not do so
+// for us: it would want a certificate of its own authority, which we have not.
+// undo sets it back.
+func (r redisServer) plainReplication(ctx context.Context) (undo func(context.Context) error, err error) {
+	const setting = "tls-replication"
+	// One that does not tell is taken not to: else it is what fails next.
+	if r.ConfigGet(ctx, setting).Val()[setting] != "yes" {
+		return func(context.Context) error { return nil }, nil
+	}
+	if err := r.ConfigSet(ctx, setting, "no").Err(); err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	return func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, r.idle)
+		defer cancel()
+		if err := r.ConfigSet(ctx, setting, "yes").Err(); err != nil {
+			return fmt.Errorf("redis: %s is off; tell it CONFIG SET %s yes: %w", setting, setting, err)
+		}
+		return nil
+	}, nil
 }
 
 // listen listens on the address by which the server sees us.

@@ -197,6 +197,9 @@ func New(ctx context.Context, cfg *config.Config, b backup.Backup, o Options) (_
 			return nil, err
 		}
 		r.Steps = append(r.Steps, step)
+		if step.Part == Redis && cfg.Redis.TLSConfig != nil {
+			r.Notes = append(r.Notes, "Redis fetches its keys from this machine without TLS")
+		}
 	}
 	return r, r.room()
 }
@@ -209,24 +212,37 @@ func open(cfg *config.Config, b backup.Backup, identities []age.Identity, progre
 	return &legacy{path: filepath.Join(cfg.Backup.Directory, b.Name), database: cfg.PostgreSQL.Database}
 }
 
+// member is one of the backup, or all the files of a source.
 type member struct {
 	name  string
 	bytes int64
 }
 
-// members lists what is in the backup.
+// members lists what is in the backup, in order. The files of a source, of which
+// there may be millions, are one.
 func (r *Restore) members(ctx context.Context, dir string) ([]member, error) {
 	var all []member
+	add := func(name string, bytes int64) {
+		if rest, ok := strings.CutPrefix(name, backup.FilesDir); ok && rest != "" {
+			source, _, _ := strings.Cut(rest, "/")
+			name = backup.FilesDir + source
+			if i := slices.IndexFunc(all, func(m member) bool { return m.name == name }); i >= 0 {
+				all[i].bytes += bytes
+				return
+			}
+		}
+		all = append(all, member{name, bytes})
+	}
 	if r.Backup.Layout != backup.Native {
 		err := r.source.walk(ctx, func(h *tar.Header, _ io.Reader) error {
-			all = append(all, member{h.Name, h.Size})
+			add(h.Name, h.Size)
 			return nil
 		})
 		return all, err
 	}
 	_, err := backup.ReadManifest(dir, r.Backup.Name, func(e backup.Entry) error {
 		name, err := e.Member()
-		all = append(all, member{name, e.Bytes})
+		add(name, e.Bytes)
 		return err
 	})
 	return all, err
@@ -290,12 +306,7 @@ func (r *Restore) choose(ctx context.Context, cfg *config.Config, members []memb
 func sourcesOf(members []member) []string {
 	var all []string
 	for _, m := range members {
-		rest, ok := strings.CutPrefix(m.name, backup.FilesDir)
-		if !ok {
-			continue
-		}
-		source, _, _ := strings.Cut(rest, "/")
-		if source != "" && !slices.Contains(all, source) {
+		if source, ok := strings.CutPrefix(m.name, backup.FilesDir); ok && source != "" {
 			all = append(all, source)
 		}
 	}

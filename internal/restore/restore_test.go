@@ -86,7 +86,7 @@ func (b *bench) nativeOf(s backup.Summary, members ...packed) backup.Summary {
 	}
 	s, err = w.Finish(s)
 	b.try(err)
-	b.try(backup.WriteManifest(b.cfg.Backup.Directory, s, slices.Values(w.Entries())))
+	b.try(w.WriteManifest(b.cfg.Backup.Directory, s))
 	return s
 }
 
@@ -835,8 +835,8 @@ func (q *fakeQdrant) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			list = append(list, map[string]string{"name": name})
 		}
 		answer(map[string]any{"collections": list})
-	case r.Method == http.MethodGet && len(parts) == 2:
-		answer(map[string]any{"points_count": len(q.points[parts[1]])})
+	case r.Method == http.MethodPost && len(parts) == 4 && parts[3] == "count":
+		answer(map[string]any{"count": len(q.points[parts[1]])})
 	case r.Method == http.MethodPost && len(parts) == 3:
 		name := parts[1] + "-1-2026-11-25.snapshot"
 		q.snapshots[name] = q.points[parts[1]]

@@ -4,15 +4,12 @@
 package sim
 
 import (
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 )
 
 // The documented answers of Qdrant 1.19.
@@ -45,7 +42,7 @@ func (c qdrantCollection) indexed() int {
 	return c.points - c.points%500
 }
 
-func newQdrant(w *world, keyFile string) (*service, error) {
+func newQdrant(w *world, keyFile string, empty bool) (*service, error) {
 	key, err := readKey(keyFile)
 	if err != nil {
 		return nil, fmt.Errorf("qdrant's key: %w", err)
@@ -66,26 +63,10 @@ func newQdrant(w *world, keyFile string) (*service, error) {
 	mux.HandleFunc("GET /{$}", func(rw http.ResponseWriter, _ *http.Request) {
 		qdrantRaw(rw, http.StatusOK, `{"title":"qdrant - vector search engine","version":"`+qdrantVersion+`","commit":"74f3e85b1d7fe7a1a4b6cbe0ab4ee9d3a47bd4f2"}`)
 	})
-	mux.HandleFunc("GET /collections", func(rw http.ResponseWriter, _ *http.Request) {
-		var names []string
-		for _, c := range qdrantCollections(w.look()) {
-			names = append(names, fmt.Sprintf(`{"name":%q}`, c.name))
-		}
-		qdrantRaw(rw, http.StatusOK, `{"result":{"collections":[`+strings.Join(names, ",")+`]},"status":"ok","time":0.000012}`)
-	})
-	mux.HandleFunc("GET /collections/{name}", func(rw http.ResponseWriter, r *http.Request) {
-		all := qdrantCollections(w.look())
-		i := slices.IndexFunc(all, func(c qdrantCollection) bool { return c.name == r.PathValue("name") })
-		if i < 0 {
-			why, _ := json.Marshal("Not found: Collection `" + r.PathValue("name") + "` doesn't exist!")
-			qdrantRaw(rw, http.StatusNotFound, `{"status":{"error":`+string(why)+`},"time":0.000012}`)
-			return
-		}
-		qdrantRaw(rw, http.StatusOK, all[i].info())
-	})
-	newQdrantSnapshots(w).handle(mux)
+	store := newQdrantStore(w, empty)
+	store.handle(mux)
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
-		answer(rw, http.StatusOK, "text/plain", qdrantMetrics(w.look()))
+		answer(rw, http.StatusOK, "text/plain", qdrantMetrics(store.all()))
 	})
 	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusNotFound) })
 	open := []string{"/", "/healthz", "/readyz", "/livez"}
@@ -128,16 +109,18 @@ func (c qdrantCollection) info() string {
 		optimizer = `{"error":` + string(why) + `}`
 	}
 	return fmt.Sprintf(`{"result":{"status":%q,"optimizer_status":%s,"indexed_vectors_count":%d,"points_count":%d,"segments_count":2,`+
-		`"config":{"params":{"vectors":{"size":%d,"distance":"Cosine"},"shard_number":1,"replication_factor":1,"write_consistency_factor":1,"on_disk_payload":true},`+
+		`"config":%s,"payload_schema":{},"update_queue":{"length":0}},"status":"ok","time":0.000334}`, c.status, optimizer, c.indexed(), c.points, c.config())
+}
+
+func (c qdrantCollection) config() string {
+	return fmt.Sprintf(`{"params":{"vectors":{"size":%d,"distance":"Cosine"},"shard_number":1,"replication_factor":1,"write_consistency_factor":1,"on_disk_payload":true},`+
 		`"hnsw_config":{"m":16,"ef_construct":100,"full_scan_threshold":10000,"max_indexing_threads":0,"on_disk":false},`+
 		`"optimizer_config":{"deleted_threshold":0.2,"vacuum_min_vector_number":1000,"default_segment_number":0,"max_segment_size":null,"memmap_threshold":null,`+
 		`"indexing_threshold":10000,"flush_interval_sec":5,"max_optimization_threads":null,"prevent_unoptimized":null},`+
-		`"wal_config":{"wal_capacity_mb":32,"wal_segments_ahead":0,"wal_retain_closed":1},"quantization_config":null},"payload_schema":{},"update_queue":{"length":0}},`+
-		`"status":"ok","time":0.000334}`, c.status, optimizer, c.indexed(), c.points, c.size)
+		`"wal_config":{"wal_capacity_mb":32,"wal_segments_ahead":0,"wal_retain_closed":1},"quantization_config":null}`, c.size)
 }
 
-func qdrantMetrics(s state) []byte {
-	all := qdrantCollections(s)
+func qdrantMetrics(all []qdrantCollection) []byte {
 	points := family{name: "collection_points", help: "approximate amount of points per collection", kind: "gauge"}
 	vectors := family{name: "collection_vectors", help: "amount of vectors grouped by vector name", kind: "gauge"}
 	total := 0
@@ -158,87 +141,4 @@ func qdrantMetrics(s state) []byte {
 
 func qdrantRaw(w http.ResponseWriter, status int, body string) {
 	answer(w, status, typeJSON, []byte(body))
-}
-
-// qdrantSnapshots are what was made and not deleted yet, by collection and name.
-type qdrantSnapshots struct {
-	w    *world
-	mu   sync.Mutex
-	made map[string]map[string]qdrantSnapshot
-}
-
-type qdrantSnapshot struct {
-	created string
-	content []byte
-}
-
-func newQdrantSnapshots(w *world) *qdrantSnapshots {
-	return &qdrantSnapshots{w: w, made: map[string]map[string]qdrantSnapshot{}}
-}
-
-// info is how the server describes a snapshot.
-func (s qdrantSnapshot) info(name string) string {
-	return fmt.Sprintf(`{"name":%q,"creation_time":%q,"size":%d,"checksum":"%x"}`, name, s.created, len(s.content), sha256.Sum256(s.content))
-}
-
-func (q *qdrantSnapshots) handle(mux *http.ServeMux) {
-	const path = "/collections/{collection}/snapshots"
-	locked := func(pattern string, h http.HandlerFunc) {
-		mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
-			q.mu.Lock()
-			defer q.mu.Unlock()
-			h(rw, r)
-		})
-	}
-	gone := func(rw http.ResponseWriter, what string) {
-		why, _ := json.Marshal("Not found: " + what)
-		qdrantRaw(rw, http.StatusNotFound, `{"status":{"error":`+string(why)+`},"time":0.000012}`)
-	}
-	result := func(rw http.ResponseWriter, body string) {
-		qdrantRaw(rw, http.StatusOK, `{"result":`+body+`,"status":"ok","time":0.003}`)
-	}
-	locked("POST "+path, func(rw http.ResponseWriter, r *http.Request) {
-		s := q.w.look()
-		collection := r.PathValue("collection")
-		all := qdrantCollections(s)
-		i := slices.IndexFunc(all, func(c qdrantCollection) bool { return c.name == collection })
-		if i < 0 {
-			gone(rw, "Collection `"+collection+"` doesn't exist!")
-			return
-		}
-		at := s.at.UTC()
-		name := fmt.Sprintf("%s-%d-%s.snapshot", collection, 5157893462374562, at.Format("2006-01-02-15-04-05"))
-		if q.made[collection] == nil {
-			q.made[collection] = map[string]qdrantSnapshot{}
-		}
-		// A real one is a tar of the shards' segments.
-		content := append([]byte(all[i].info()), make([]byte, 64<<10)...)
-		q.made[collection][name] = qdrantSnapshot{at.Format("2006-01-02T15:04:05"), content}
-		result(rw, q.made[collection][name].info(name))
-	})
-	locked("GET "+path, func(rw http.ResponseWriter, r *http.Request) {
-		var all []string
-		made := q.made[r.PathValue("collection")]
-		for _, name := range slices.Sorted(maps.Keys(made)) {
-			all = append(all, made[name].info(name))
-		}
-		result(rw, "["+strings.Join(all, ",")+"]")
-	})
-	locked("GET "+path+"/{name}", func(rw http.ResponseWriter, r *http.Request) {
-		s, ok := q.made[r.PathValue("collection")][r.PathValue("name")]
-		if !ok {
-			gone(rw, "Snapshot "+r.PathValue("name")+" not found")
-			return
-		}
-		answer(rw, http.StatusOK, "application/octet-stream", s.content)
-	})
-	locked("DELETE "+path+"/{name}", func(rw http.ResponseWriter, r *http.Request) {
-		made := q.made[r.PathValue("collection")]
-		if _, ok := made[r.PathValue("name")]; !ok {
-			gone(rw, "Snapshot "+r.PathValue("name")+" not found")
-			return
-		}
-		delete(made, r.PathValue("name"))
-		result(rw, "true")
-	})
 }

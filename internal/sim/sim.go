@@ -45,6 +45,9 @@ type Options struct {
 	OllamaCanary time.Duration
 	// QdrantKeyFile holds the key that Qdrant asks for; "" is none.
 	QdrantKeyFile string
+	// QdrantEmpty is a Qdrant that has no collections but those that it recovers
+	// from snapshots.
+	QdrantEmpty bool
 	// Slow is how much longer a slow service takes; 0 is 3 s.
 	Slow time.Duration
 	// FlapPeriod is how long a service that comes and goes stays and is gone; 0 is 45 s.
@@ -121,7 +124,7 @@ func (st *Stack) known() ([]*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	qdrant, err := newQdrant(st.world, st.opts.QdrantKeyFile)
+	qdrant, err := newQdrant(st.world, st.opts.QdrantKeyFile, st.opts.QdrantEmpty)
 	if err != nil {
 		return nil, err
 	}

@@ -110,6 +110,14 @@ func (q *Qdrant) Points(ctx context.Context, collection string) (n int64, exists
 	return n, err == nil, err
 }
 
+// Vectors returns the dimensions of a collection's vectors by name.
+func (q *Qdrant) Vectors(ctx context.Context, collection string) (map[string]int64, error) {
+	return q.s.vectors(ctx, collection)
+}
+
+// Version returns the server's version.
+func (q *Qdrant) Version(ctx context.Context) (string, error) { return q.s.version(ctx) }
+
 // Snapshot makes a snapshot of a collection, leaves it on the server and returns
 // its name.
 func (q *Qdrant) Snapshot(ctx context.Context, collection string) (string, error) {

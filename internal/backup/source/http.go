@@ -82,10 +82,16 @@ func (s *service) send(ctx context.Context, method, query string, body io.Reader
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
 		res.Body.Close()
-		return nil, fmt.Errorf("%s: %s: %s", what, res.Status, strings.TrimSpace(string(text)))
+		return nil, &RefusedError{what, res.Status, strings.TrimSpace(string(text))}
 	}
 	return res.Body, nil
 }
+
+// RefusedError is a server's answer that is not what was asked for.
+type RefusedError struct{ What, Status, Text string }
+
+// Error implements error.
+func (e *RefusedError) Error() string { return e.What + ": " + e.Status + ": " + e.Text }
 
 // json asks for a path and decodes the answer; it returns the raw one too.
 func (s *service) json(ctx context.Context, into any, method, query string, path ...string) ([]byte, error) {
@@ -173,23 +179,29 @@ func (s *service) collections(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// version asks Qdrant for its own.
+func (s *service) version(ctx context.Context) (string, error) {
+	var about struct {
+		Version string `json:"version"`
+	}
+	_, err := s.json(ctx, &about, http.MethodGet, "", "")
+	return about.Version, err
+}
+
 // backUpQdrant adds a snapshot of each collection.
 func backUpQdrant(ctx context.Context, b *run) error {
 	s, err := newQdrant(b.cfg.Qdrant)
 	if err != nil {
 		return err
 	}
-	var about struct {
-		Version string `json:"version"`
-	}
-	if _, err := s.json(ctx, &about, http.MethodGet, "", ""); err != nil {
+	if b.summary.Versions["qdrant"], err = s.version(ctx); err != nil {
 		return err
 	}
-	b.summary.Versions["qdrant"] = about.Version
 	names, err := s.collections(ctx)
 	if err != nil {
 		return err
 	}
+	b.summary.Collections = map[string]backup.Collection{}
 	for _, name := range names {
 		if err := snapshotCollection(ctx, b, s, name); err != nil {
 			if ctx.Err() != nil || b.archive.Failed() != nil {
@@ -201,18 +213,81 @@ func backUpQdrant(ctx context.Context, b *run) error {
 	return nil
 }
 
-// points returns the number of points in a collection.
+// points returns the exact number of points in a collection. The one in its
+// description counts a point twice while it is moved between two segments.
 func (s *service) points(ctx context.Context, collection string) (int64, error) {
-	var info qdrantAnswer[struct {
-		Points int64 `json:"points_count"`
+	const exact = `{"exact":true}`
+	body, err := s.send(ctx, http.MethodPost, "", strings.NewReader(exact), int64(len(exact)), "application/json", "collections", collection, "points", "count")
+	if err != nil {
+		return 0, err
+	}
+	defer body.Close()
+	var n qdrantAnswer[struct {
+		Count *int64 `json:"count"`
 	}]
-	_, err := s.json(ctx, &info, http.MethodGet, "", "collections", collection)
-	return info.Result.Points, err
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&n); err != nil {
+		return 0, fmt.Errorf("POST /collections/%s/points/count: the answer cannot be read: %w", collection, err)
+	}
+	if n.Result.Count == nil {
+		return 0, fmt.Errorf("POST /collections/%s/points/count: the answer has no number", collection)
+	}
+	return *n.Result.Count, nil
+}
+
+// vectors returns the dimensions of a collection's vectors by name.
+func (s *service) vectors(ctx context.Context, collection string) (map[string]int64, error) {
+	var info qdrantAnswer[struct {
+		Config CollectionConfig `json:"config"`
+	}]
+	if _, err := s.json(ctx, &info, http.MethodGet, "", "collections", collection); err != nil {
+		return nil, err
+	}
+	return info.Result.Config.Params.Vectors, nil
+}
+
+// CollectionConfig is how Qdrant describes a collection, in its answers and in
+// the config.json of a snapshot.
+type CollectionConfig struct {
+	Params struct {
+		Vectors Vectors `json:"vectors"`
+		Shards  int     `json:"shard_number"`
+		// Sharding is "custom" where the shards have names of the user's.
+		Sharding string `json:"sharding_method"`
+	} `json:"params"`
+}
+
+// Vectors are the dimensions of a collection's vectors by name, "" for the one
+// without. Qdrant writes an object for the latter, and one of objects for the others.
+type Vectors map[string]int64
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *Vectors) UnmarshalJSON(raw []byte) error {
+	type params struct {
+		Size int64 `json:"size"`
+	}
+	*v = Vectors{}
+	var one params
+	if err := json.Unmarshal(raw, &one); err == nil && one.Size > 0 {
+		(*v)[""] = one.Size
+		return nil
+	}
+	var named map[string]params
+	if err := json.Unmarshal(raw, &named); err != nil {
+		return err
+	}
+	for name, p := range named {
+		(*v)[name] = p.Size
+	}
+	return nil
 }
 
 func snapshotCollection(ctx context.Context, b *run, s *service, collection string) (err error) {
 	if strings.ContainsAny(collection, "/\x00") || collection == "." || collection == ".." {
 		return errors.New("its name cannot be that of a file")
+	}
+	vectors, err := s.vectors(ctx, collection)
+	if err != nil {
+		return err
 	}
 	before, err := s.points(ctx, collection)
 	if err != nil {
@@ -259,6 +334,7 @@ func snapshotCollection(ctx context.Context, b *run, s *service, collection stri
 	if err != nil {
 		return err
 	}
+	b.summary.Collections[collection] = backup.Collection{Vectors: vectors, SHA256: made.Result.Checksum}
 	// Only a number that did not change is known to be the snapshot's.
 	if after, err := s.points(ctx, collection); err == nil && after == before {
 		b.rows("qdrant")[collection] = backup.Rows{Count: after}

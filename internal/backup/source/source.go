@@ -17,7 +17,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -157,12 +156,17 @@ func Create(ctx context.Context, cfg *config.Config, o Options) (backup.Summary,
 	}
 	started := time.Now()
 	path := backup.ArchivePath(dir, name, len(recipients) > 0)
+	defer func() {
+		if b.archive != nil {
+			_ = b.archive.Close() // an error of Finish says more
+		}
+	}()
 	err = atomicfile.Create(path, 0o600, func(f io.Writer) error { return b.write(ctx, f, o, recipients, started) })
 	if err != nil {
 		return b.summary, withMend(err)
 	}
 	b.summary.Seconds = time.Since(started).Seconds()
-	if err := backup.WriteManifest(dir, b.summary, slices.Values(b.archive.Entries())); err != nil {
+	if err := b.archive.WriteManifest(dir, b.summary); err != nil {
 		return b.summary, errors.Join(withMend(err), backup.Delete(dir, name))
 	}
 	return b.summary, nil
@@ -181,7 +185,7 @@ func (b *run) write(ctx context.Context, f io.Writer, o Options, recipients []ag
 	if b.archive, err = backup.NewArchiveWriter(f, recipients...); err != nil {
 		return err
 	}
-	defer func() { _ = b.archive.Close() }() // an error of Finish says more
+	b.archive.Dir = b.dir
 	if o.Progress != nil {
 		b.archive.Progress = o.Progress
 	}
