@@ -6,6 +6,7 @@ package health
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/niodoo/niodoo_exporter/internal/notify"
@@ -22,6 +23,7 @@ type rule struct{ priority, severity string }
 // rules/alerts.yml.
 var rules = map[string]rule{
 	"ConsciousnessEngineDown":        {"P1", "critical"},
+	"EngineDependencyDown":           {"P1", "critical"},
 	"PostgreSQLDown":                 {"P1", "critical"},
 	"ServiceDown":                    {"P2", "warning"},
 	"NiodooCollectorFailing":         {"P3", "warning"},
@@ -89,6 +91,21 @@ var rules = map[string]rule{
 // downAlerts are the rules' alerts for components that have one of their own.
 var downAlerts = map[string]string{"engine": "ConsciousnessEngineDown", "postgresql": "PostgreSQLDown"}
 
+// withEngine are the components that the engine needs and that are told of as
+// EngineDependencyDown where it is down, too.
+var withEngine = []string{"redis", "ollama"}
+
+// downAlert returns the rules' alert for a component that is down.
+func (r *Report) downAlert(component string) string {
+	if name := downAlerts[component]; name != "" {
+		return name
+	}
+	if engine := r.Component("engine"); engine != nil && engine.State == Down && slices.Contains(withEngine, component) {
+		return "EngineDependencyDown"
+	}
+	return "ServiceDown"
+}
+
 // Alerts are what the rules would raise for what is not well, with their
 // labels, those of the target given, and source="niodooctl".
 func (r *Report) Alerts(target map[string]string, ends time.Time) []notify.Alert {
@@ -103,10 +120,7 @@ func (r *Report) alerts(target map[string]string, ends time.Time) (out []notify.
 		name, summary := "", ""
 		switch {
 		case c.State == Down && c.Required:
-			name, summary = downAlerts[c.Name], fmt.Sprintf("%s (%s) is down.", c.Name, c.Role)
-			if name == "" {
-				name = "ServiceDown"
-			}
+			name, summary = r.downAlert(c.Name), fmt.Sprintf("%s (%s) is down.", c.Name, c.Role)
 		case c.State == Unread, c.State == Broken:
 			name, summary = "NiodooCollectorFailing", fmt.Sprintf("%s (%s) could not be looked at.", c.Name, c.Role)
 		default:

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/niodoo/niodoo_exporter/internal/config"
 	"github.com/niodoo/niodoo_exporter/internal/e2e"
 	"github.com/niodoo/niodoo_exporter/internal/opstate"
@@ -236,6 +238,16 @@ func TestNothingRunning(t *testing.T) {
 	}
 	if r.Verdict != opstate.Failing {
 		t.Error(r.Verdict)
+	}
+	named := map[string]string{}
+	for _, a := range r.Alerts(nil, r.Started.Add(time.Hour)) {
+		if a.Labels["component"] != "operations" {
+			named[a.Labels["component"]] = a.Labels["alertname"] + " " + a.Labels["priority"]
+		}
+	}
+	if d := cmp.Diff(map[string]string{"engine": "ConsciousnessEngineDown P1", "postgresql": "PostgreSQLDown P1", "redis": "EngineDependencyDown P1",
+		"ollama": "EngineDependencyDown P1", "prometheus": "ServiceDown P2", "grafana": "ServiceDown P2"}, named); d != "" {
+		t.Errorf("-want +got:\n%s", d)
 	}
 	if d := r.Document(); d.Verdict != opstate.Failing || d.Components["engine"] != opstate.Failing {
 		t.Errorf("%+v", d)

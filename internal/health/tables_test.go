@@ -36,7 +36,7 @@ func TestRulesAgree(t *testing.T) {
 	var file struct {
 		Groups []struct {
 			Rules []struct {
-				Alert       string
+				Alert, Expr string
 				Labels      map[string]string
 				Annotations map[string]string
 			}
@@ -51,6 +51,9 @@ func TestRulesAgree(t *testing.T) {
 		for _, r := range g.Rules {
 			inRules[r.Alert] = rule{r.Labels["priority"], r.Labels["severity"]}
 			components[r.Alert] = r.Labels["component"]
+			if r.Alert == "EngineDependencyDown" && !strings.Contains(r.Expr, `component=~"`+strings.Join(withEngine, "|")+`"`) {
+				t.Errorf("it is not of %v in the rules: %s", withEngine, r.Expr)
+			}
 			if _, ours := rules[r.Alert]; ours && r.Annotations["runbook_url"] != RunbookURL+r.Alert+".md" {
 				t.Errorf("%s: the runbook is at %s", r.Alert, r.Annotations["runbook_url"])
 			}
@@ -61,7 +64,7 @@ func TestRulesAgree(t *testing.T) {
 			t.Errorf("%s is %v in the rules and %v here", name, inRules[name], r)
 		}
 	}
-	used := map[string]bool{"ServiceDown": true, "NiodooCollectorFailing": true}
+	used := map[string]bool{"ServiceDown": true, "EngineDependencyDown": true, "NiodooCollectorFailing": true}
 	use := func(alert, component string) {
 		if alert == "" {
 			return

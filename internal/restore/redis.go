@@ -16,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/niodoo/niodoo_exporter/internal/config"
@@ -73,9 +72,7 @@ func redisOptions(c config.Redis) (*redis.Options, error) {
 	}
 	o := &redis.Options{Network: network, Addr: c.Address, Username: c.Username, Password: password.Reveal(), MaxRetries: -1, ContextTimeoutEnabled: true, ClientName: "niodooctl"}
 	if c.TLSConfig != nil {
-		o.TLSConfig, err = promconfig.NewTLSConfig(&promconfig.TLSConfig{
-			CAFile: c.TLSConfig.CAFile, CertFile: c.TLSConfig.CertFile, KeyFile: c.TLSConfig.KeyFile,
-			ServerName: c.TLSConfig.ServerName, InsecureSkipVerify: c.TLSConfig.InsecureSkipVerify})
+		o.TLSConfig, err = c.TLSConfig.Client()
 	}
 	return o, err
 }

@@ -17,8 +17,6 @@ import (
 	"strings"
 	"time"
 
-	promconfig "github.com/prometheus/common/config"
-
 	"github.com/niodoo/niodoo_exporter/internal/backup"
 	"github.com/niodoo/niodoo_exporter/internal/config"
 )
@@ -46,13 +44,10 @@ func dialRedis(ctx context.Context, cfg config.Redis) (*redis, error) {
 		return nil, err
 	}
 	if cfg.TLSConfig != nil {
-		c, err := promconfig.NewTLSConfig(&promconfig.TLSConfig{
-			CAFile: cfg.TLSConfig.CAFile, CertFile: cfg.TLSConfig.CertFile, KeyFile: cfg.TLSConfig.KeyFile,
-			ServerName: cfg.TLSConfig.ServerName, InsecureSkipVerify: cfg.TLSConfig.InsecureSkipVerify,
-		})
+		c, err := cfg.TLSConfig.Client()
 		if err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("tls_config: %w", err)
+			return nil, err
 		}
 		if c.ServerName == "" {
 			c.ServerName, _, _ = net.SplitHostPort(cfg.Address)
