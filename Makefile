@@ -49,7 +49,7 @@ test: test-deps tools ## Run all tests with the race detector; installs what the
 E2E := NIODOO_E2E=full PATH="$(TOOLS):$$PATH" $(GO) test ./internal/e2e -count=1 -v -timeout 90m
 
 .PHONY: e2e
-e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day; the same through VictoriaMetrics (40 minutes).
+e2e: test-deps tools ## Inject every fault and follow it to the mailbox; replay a healthy day; the same through VictoriaMetrics (an hour).
 	$(E2E) -run '^(TestMatrix|TestMatrixIsComplete|TestReplays|TestHealthyDayIsSilent|TestTwoOfEach|TestThreeDown)$$'
 	$(E2E) -run '^TestVictoriaMetrics'
 
