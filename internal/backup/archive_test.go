@@ -292,6 +292,29 @@ func TestArchiveNoRoom(t *testing.T) {
 	}
 }
 
+// TestSpoolIsFreed wants no content to lie there twice for longer than it takes
+// to add it: the room that a backup asks for is the archive's and one spool's.
+func TestSpoolIsFreed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w, err := NewArchiveWriter(io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	w.Dir = dir
+	s, err := w.Spool(bytes.NewReader(random(1, 3*frameSize)), dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.AddSpooled(memberHeader("a", 0, time.Now()), s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.file.f.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("its file is still there: %v", err)
+	}
+}
+
 func TestAddFillsUp(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -233,7 +233,8 @@ func (w *ArchiveWriter) Spool(content io.Reader, dir string, finish func() error
 }
 
 // AddSpooled writes a member whose content has been spooled: its frames go into
-// the archive as they are, behind a header that knows their length.
+// the archive as they are, behind a header that knows their length. The room
+// that they took is free then: several may have been waiting.
 func (w *ArchiveWriter) AddSpooled(h *tar.Header, s *Spooled) error {
 	h.Size = s.size
 	if err := w.header(h); err != nil {
@@ -245,6 +246,7 @@ func (w *ArchiveWriter) AddSpooled(h *tar.Header, s *Spooled) error {
 	if err := s.file.replay(w.frames.out); err != nil {
 		return err
 	}
+	s.Close()
 	w.note(NewEntry(h.Name, s.size, s.sum), "")
 	return w.pad(s.size)
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/niodoo/niodoo_exporter/internal/backup/source"
 	"github.com/niodoo/niodoo_exporter/internal/config"
+	"github.com/niodoo/niodoo_exporter/internal/endpoint"
 	"github.com/niodoo/niodoo_exporter/internal/localserver"
 )
 
@@ -251,7 +252,7 @@ func (d *drill) snapshot(member string) error {
 func (d *drill) recover(ctx context.Context, client *source.Qdrant, member string) error {
 	name := collectionOf(member)
 	if err := client.Upload(ctx, name, d.snapshots.path(member)); err != nil {
-		if _, ok := errors.AsType[*source.RefusedError](err); !ok || surroundings.MatchString(err.Error()) {
+		if _, ok := errors.AsType[*endpoint.StatusError](err); !ok || surroundings.MatchString(err.Error()) {
 			return err
 		}
 		return fmt.Errorf("%w: the snapshot of %s: %w", ErrRestore, name, err)

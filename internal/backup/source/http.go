@@ -82,16 +82,10 @@ func (s *service) send(ctx context.Context, method, query string, body io.Reader
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 300))
 		res.Body.Close()
-		return nil, &RefusedError{what, res.Status, strings.TrimSpace(string(text))}
+		return nil, &endpoint.StatusError{Request: what, Status: res.Status, Code: res.StatusCode, Said: strings.TrimSpace(string(text))}
 	}
 	return res.Body, nil
 }
-
-// RefusedError is a server's answer that is not what was asked for.
-type RefusedError struct{ What, Status, Text string }
-
-// Error implements error.
-func (e *RefusedError) Error() string { return e.What + ": " + e.Status + ": " + e.Text }
 
 // json asks for a path and decodes the answer; it returns the raw one too.
 func (s *service) json(ctx context.Context, into any, method, query string, path ...string) ([]byte, error) {
